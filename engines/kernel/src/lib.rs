@@ -1,0 +1,1 @@
+//! sprint-kernel.

@@ -1,0 +1,152 @@
+//! The model, written once.
+
+use crate::{EmbeddingEngine, Engine, Func, Linear, ModelSpec, Softmax};
+
+/// Token ids to embedding output, `[b, t, hidden]`. A client of a private inference computes this itself: all its tables are public.
+pub fn embed<E: EmbeddingEngine>(e: &mut E, spec: &ModelSpec) -> Result<E::Act, E::Error> {
+    e.enter("embeddings");
+    let tables = spec.embedding();
+    let sum = e.embedding(&tables)?;
+    let normed = e.layer_norm(&sum, &spec.norm(tables.path.join("LayerNorm")))?;
+    let capped = match spec.caps.embedding {
+        Some(cap) => e.map(&normed, Func::SoftCap { cap })?,
+        None => normed,
+    };
+    e.dropout(&capped, spec.hidden_dropout)
+}
+
+/// Embedding output to the last hidden state, `[b, t, hidden]`.
+pub fn encode<E: Engine>(e: &mut E, spec: &ModelSpec, embedded: &E::Act) -> Result<E::Act, E::Error> {
+    let mut x = embedded.clone();
+    for index in 0..spec.layers {
+        x = encoder_layer(e, spec, index, &x)?;
+    }
+    Ok(x)
+}
+
+/// Last hidden state to logits, `[b, 1, outputs]`. A spec without a head has no logits: the hidden state comes back pooled.
+pub fn classify<E: Engine>(e: &mut E, spec: &ModelSpec, hidden: &E::Act) -> Result<E::Act, E::Error> {
+    e.enter("head");
+    let Some(head) = &spec.head else { return e.pool(hidden, crate::Pooling::First) };
+    let (dense, out) = spec.head_linears(head);
+    let mut x = e.pool(hidden, head.pooling)?;
+    if let Some(dense) = dense {
+        x = e.dropout(&x, head.dropout)?;
+        x = e.linear(&x, &dense)?;
+        x = e.map(&x, Func::Tanh)?;
+    }
+    x = e.dropout(&x, head.dropout)?;
+    let logits = e.linear(&x, &out)?;
+    match spec.caps.logits {
+        Some(cap) => e.map(&logits, Func::SoftCap { cap }),
+        None => Ok(logits),
+    }
+}
+
+/// Token ids to logits, in the clear.
+pub fn logits<E: EmbeddingEngine>(e: &mut E, spec: &ModelSpec) -> Result<E::Act, E::Error> {
+    let embedded = embed(e, spec)?;
+    let hidden = encode(e, spec, &embedded)?;
+    classify(e, spec, &hidden)
+}
+
+fn encoder_layer<E: Engine>(e: &mut E, spec: &ModelSpec, index: usize, x: &E::Act) -> Result<E::Act, E::Error> {
+    let at = spec.layer_path(index);
+    let [query, key, value, attention_output, intermediate, output] = spec.layer_linears(index);
+
+    e.enter(&format!("layer.{index}.attention"));
+    let q = dense(e, x, &query)?;
+    let k = dense(e, x, &key)?;
+    let v = dense(e, x, &value)?;
+    let context = attention(e, spec, &q, &k, &v)?;
+    let context = dense(e, &context, &attention_output)?;
+    let context = e.dropout(&context, spec.hidden_dropout)?;
+    let sum = e.add(&context, x)?;
+    e.enter(&format!("layer.{index}.attention.norm"));
+    let x = e.layer_norm(&sum, &spec.norm(at.join("attention.output.LayerNorm")))?;
+
+    e.enter(&format!("layer.{index}.feed_forward"));
+    let h = dense(e, &x, &intermediate)?;
+    let h = e.map(&h, spec.activation.func())?;
+    let h = dense(e, &h, &output)?;
+    let h = e.dropout(&h, spec.hidden_dropout)?;
+    let sum = e.add(&h, &x)?;
+    e.enter(&format!("layer.{index}.feed_forward.norm"));
+    e.layer_norm(&sum, &spec.norm(at.join("output.LayerNorm")))
+}
+
+/// A dense layer with its low-rank update: `x·Wᵀ + b + scale·(x·Aᵀ)·Bᵀ`.
+fn dense<E: Engine>(e: &mut E, x: &E::Act, layer: &Linear) -> Result<E::Act, E::Error> {
+    let base = e.linear(x, layer)?;
+    let Some(lora) = &layer.lora else { return Ok(base) };
+    let dropped = e.dropout(x, lora.dropout)?;
+    let u = e.linear(&dropped, &layer.lora_a(lora))?;
+    let update = e.linear(&u, &layer.lora_b(lora))?;
+    let update = e.scale(&update, lora.scale)?;
+    e.add(&base, &update)
+}
+
+/// Attention of all heads, `[b, t, hidden]³` to `[b, t, hidden]`. The division by the row sum comes after the product with the values, which is
+/// the same number and `t/d` times less work.
+pub fn attention<E: Engine>(e: &mut E, spec: &ModelSpec, q: &E::Act, k: &E::Act, v: &E::Act) -> Result<E::Act, E::Error> {
+    let q = e.split_heads(q, spec.heads)?;
+    let k = e.split_heads(k, spec.heads)?;
+    let v = e.split_heads(v, spec.heads)?;
+    let mut factor = 1.0 / ((spec.hidden / spec.heads) as f64).sqrt();
+    if let Softmax::Scaled { temperature } = spec.softmax {
+        factor /= temperature;
+    }
+    let mut s = e.scores(&q, &k, factor)?;
+    if let Some(cap) = spec.caps.attention {
+        s = e.map_heads(&s, Func::SoftCap { cap })?;
+    }
+    let weights = numerators(e, spec.softmax, &s)?;
+    let context = e.attend(&weights, &v)?;
+    let context = match spec.softmax {
+        Softmax::ReluOverLength => e.divide_by_length(&context)?,
+        softmax => normalise(e, softmax, &weights, &context)?,
+    };
+    e.merge_heads(&context)
+}
+
+fn numerators<E: Engine>(e: &mut E, softmax: Softmax, s: &E::Heads) -> Result<E::Heads, E::Error> {
+    match softmax {
+        Softmax::Exact | Softmax::Scaled { .. } => {
+            let s = e.mask_keys(s)?;
+            let max = e.row_max(&s)?;
+            let below = e.sub_rows(&s, &max)?;
+            e.map_heads(&below, Func::ExpNonPositive)
+        }
+        Softmax::Shifted { shift } => {
+            let s = e.mask_keys(s)?;
+            e.map_heads(&s, Func::ExpShifted { shift })
+        }
+        Softmax::TwoRelu { eps } => {
+            let positive = e.map_heads(s, Func::Relu)?;
+            let positive = e.shift_heads(&positive, eps)?;
+            e.drop_keys(&positive)
+        }
+        Softmax::TwoQuad { c } => {
+            let squared = e.map_heads(s, Func::QuadShift { c })?;
+            e.drop_keys(&squared)
+        }
+        Softmax::ReluOverLength => {
+            let s = e.mask_keys(s)?;
+            e.map_heads(&s, Func::Relu)
+        }
+    }
+}
+
+/// Divides by the row sum, with the bounds on it that follow from the numerators: a maximum's numerator is 1.
+fn normalise<E: Engine>(e: &mut E, softmax: Softmax, weights: &E::Heads, context: &E::Heads) -> Result<E::Heads, E::Error> {
+    let (lo, hi_per_key) = match softmax {
+        Softmax::Exact | Softmax::Scaled { .. } => (1.0, 1.0),
+        Softmax::Shifted { .. } => ((-12.0_f64).exp(), 1.0),
+        Softmax::TwoRelu { eps } => (eps, 64.0),
+        Softmax::TwoQuad { .. } => (1.0 / 16.0, 1024.0),
+        Softmax::ReluOverLength => (1.0, 1.0),
+    };
+    let sum = e.row_sum(weights)?;
+    let inverse = e.reciprocal_rows(&sum, lo, hi_per_key)?;
+    e.mul_rows(context, &inverse)
+}

@@ -1,0 +1,19 @@
+//! BERT and RoBERTa encoders with classification heads and LoRA, defined once over the [`Engine`] trait.
+//!
+//! Every other engine crate is an interpreter of this definition: the f32 oracle and the fixed-point simulation
+//! (`sprint-clear`), the trainer (`sprint-train`) and the compiler to a gate program (`sprint-mpc-core`). An approximation is a
+//! [`Func`], so training uses the function that is deployed.
+
+mod encoder;
+mod engine;
+mod func;
+mod layer;
+mod path;
+mod spec;
+
+pub use encoder::{attention, classify, embed, encode, logits};
+pub use engine::{EmbeddingEngine, Engine};
+pub use func::Func;
+pub use layer::{Embedding, LayerNorm, Linear, Lora};
+pub use path::{ParamPath, Visibility};
+pub use spec::{Activation, Architecture, HeadSpec, LoraSpec, ModelSpec, Pooling, SoftCaps, Softmax, TargetModules};

@@ -1,0 +1,244 @@
+//! The shape of a model: everything but its weights.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Embedding, Func, LayerNorm, Linear, Lora, ParamPath};
+
+/// Which family's layout and positions a model has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    /// BERT: positions from 0, token types, pooler optional.
+    Bert,
+    /// RoBERTa: positions from `pad_token_id + 1`.
+    Roberta,
+}
+
+/// The feed-forward activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// [`Func::Relu`].
+    Relu,
+    /// [`Func::Relu6`].
+    Relu6,
+    /// [`Func::Gelu`].
+    Gelu,
+    /// [`Func::GeluTanh`].
+    GeluTanh,
+    /// [`Func::BoltGelu`].
+    BoltGelu,
+    /// [`Func::HardGelu`].
+    HardGelu,
+    /// [`Func::Quad`].
+    Quad,
+}
+
+impl Activation {
+    /// The function.
+    pub fn func(self) -> Func {
+        match self {
+            Self::Relu => Func::Relu,
+            Self::Relu6 => Func::Relu6,
+            Self::Gelu => Func::Gelu,
+            Self::GeluTanh => Func::GeluTanh,
+            Self::BoltGelu => Func::BoltGelu,
+            Self::HardGelu => Func::HardGelu,
+            Self::Quad => Func::Quad,
+        }
+    }
+}
+
+/// How attention scores `s` (already divided by `√d`) become weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum Softmax {
+    /// `exp(s - max)/Σ`.
+    Exact,
+    /// `exp(s - shift)/Σ` with a public shift in place of the maximum (SPRINT's `softmax_max`); scores must stay below `shift`.
+    Shifted {
+        /// The public bound.
+        shift: f64,
+    },
+    /// `exp(s/temperature - max)/Σ` (SPRINT's `scaled_attention`).
+    Scaled {
+        /// The temperature.
+        temperature: f64,
+    },
+    /// `(relu(s) + ε)/Σ` (2ReLU, SecureML / MPCFormer).
+    TwoRelu {
+        /// ε.
+        eps: f64,
+    },
+    /// `(s + c)²/Σ` (2Quad, MPCFormer).
+    TwoQuad {
+        /// c, 5 in MPCFormer.
+        c: f64,
+    },
+    /// `relu(s)/tokens` (SPRINT's `relurs`: Wortsman et al. 2023), no secret divisor.
+    ReluOverLength,
+}
+
+/// `c·tanh(x/c)` at three places; `None` leaves the place alone.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SoftCaps {
+    /// On the embedding output.
+    pub embedding: Option<f64>,
+    /// On attention scores, before masking.
+    pub attention: Option<f64>,
+    /// On the logits.
+    pub logits: Option<f64>,
+}
+
+/// Which token states a head reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The first token's.
+    First,
+    /// The mean over unmasked tokens.
+    Mean,
+}
+
+/// The classification (or, with one output, regression) head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadSpec {
+    /// Number of logits; 1 is regression.
+    pub outputs: usize,
+    /// Which token states it reads.
+    pub pooling: Pooling,
+    /// Whether a dense layer with tanh comes first: at `pooler.dense` for BERT, `classifier.dense` for RoBERTa.
+    pub dense: bool,
+    /// Dropout before each of its layers while training.
+    pub dropout: f64,
+}
+
+/// Which layers get a low-rank update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TargetModules {
+    /// `attention.self.query`.
+    pub query: bool,
+    /// `attention.self.key`.
+    pub key: bool,
+    /// `attention.self.value`.
+    pub value: bool,
+    /// `attention.output.dense`.
+    pub attention_output: bool,
+    /// `intermediate.dense`.
+    pub intermediate: bool,
+    /// `output.dense`.
+    pub output: bool,
+}
+
+impl Default for TargetModules {
+    fn default() -> Self {
+        Self { query: true, key: true, value: true, attention_output: true, intermediate: true, output: true }
+    }
+}
+
+/// The low-rank update of every targeted layer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraSpec {
+    /// The inner dimension.
+    pub rank: usize,
+    /// `alpha`; the update is scaled by `alpha/rank`.
+    pub alpha: f64,
+    /// Dropout on the update's input while training.
+    pub dropout: f64,
+    /// Where.
+    pub targets: TargetModules,
+}
+
+/// Everything but the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// The family.
+    pub architecture: Architecture,
+    /// Encoder layers.
+    pub layers: usize,
+    /// Channels.
+    pub hidden: usize,
+    /// Attention heads; divides `hidden`.
+    pub heads: usize,
+    /// Feed-forward channels.
+    pub intermediate: usize,
+    /// Rows of the word table.
+    pub vocab: usize,
+    /// Rows of the position table.
+    pub positions: usize,
+    /// Rows of the token-type table.
+    pub token_types: usize,
+    /// Added to the variance in every layer normalisation.
+    pub layer_norm_eps: f64,
+    /// The padding token.
+    pub pad_token: u32,
+    /// The feed-forward activation.
+    pub activation: Activation,
+    /// How scores become weights.
+    pub softmax: Softmax,
+    /// Soft caps.
+    pub caps: SoftCaps,
+    /// Dropout on hidden states while training.
+    pub hidden_dropout: f64,
+    /// Low-rank updates, if any.
+    pub lora: Option<LoraSpec>,
+    /// The head, if any.
+    pub head: Option<HeadSpec>,
+}
+
+impl ModelSpec {
+    /// The embedding tables.
+    pub fn embedding(&self) -> Embedding {
+        let position_offset = match self.architecture {
+            Architecture::Bert => 0,
+            Architecture::Roberta => self.pad_token as usize + 1,
+        };
+        Embedding { path: ParamPath::new("embeddings"), hidden: self.hidden, position_offset }
+    }
+
+    /// The layer normalisation at `path`.
+    pub fn norm(&self, path: ParamPath) -> LayerNorm {
+        LayerNorm { path, width: self.hidden, eps: self.layer_norm_eps }
+    }
+
+    /// Encoder layer `index`'s module path.
+    pub fn layer_path(&self, index: usize) -> ParamPath {
+        ParamPath::new(format!("encoder.layer.{index}"))
+    }
+
+    /// The six dense layers of encoder layer `index`: query, key, value, attention output, intermediate, output.
+    pub fn layer_linears(&self, index: usize) -> [Linear; 6] {
+        let at = self.layer_path(index);
+        let (h, f) = (self.hidden, self.intermediate);
+        let t = self.lora.map(|l| l.targets).unwrap_or_default();
+        let lora = |on: bool| {
+            self.lora.filter(|_| on).map(|l| Lora { rank: l.rank, scale: l.alpha / l.rank as f64, dropout: l.dropout })
+        };
+        let linear =
+            |name: &str, inputs, outputs, on| Linear { path: at.join(name), inputs, outputs, bias: true, lora: lora(on) };
+        [
+            linear("attention.self.query", h, h, t.query),
+            linear("attention.self.key", h, h, t.key),
+            linear("attention.self.value", h, h, t.value),
+            linear("attention.output.dense", h, h, t.attention_output),
+            linear("intermediate.dense", h, f, t.intermediate),
+            linear("output.dense", f, h, t.output),
+        ]
+    }
+
+    /// The head's layers in order: an optional dense layer, then the projection to the logits.
+    pub fn head_linears(&self, head: &HeadSpec) -> (Option<Linear>, Linear) {
+        let (dense, out) = match self.architecture {
+            Architecture::Bert => ("pooler.dense", "classifier"),
+            Architecture::Roberta => ("classifier.dense", "classifier.out_proj"),
+        };
+        let linear =
+            |path: &str, outputs| Linear { path: ParamPath::new(path), inputs: self.hidden, outputs, bias: true, lora: None };
+        (head.dense.then(|| linear(dense, self.hidden)), linear(out, head.outputs))
+    }
+}

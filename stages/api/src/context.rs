@@ -1,0 +1,205 @@
+//! What a stage is given and what it gives back.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sprint_artifacts::{ArtifactId, Store};
+
+use crate::{EventSink, StageError, StageEvent};
+
+/// One artifact on an input port. `axes` are the matrix coordinates of its producer, which a gathered input becomes a table by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InputArtifact {
+    /// The producer's coordinates, such as `task=sst2, epsilon=8`.
+    pub axes: BTreeMap<String, String>,
+    /// The artifact.
+    pub id: ArtifactId,
+}
+
+/// All inputs by port name; a port without `gather` has exactly one artifact.
+pub type Inputs = BTreeMap<String, Vec<InputArtifact>>;
+
+/// Progress inside a stage that survives a crash: bundles bound to the action key, so any later attempt of the same action,
+/// in whichever run, finds them.
+pub trait CheckpointAccess: Send + Sync {
+    /// The newest complete bundle, verified; falls back to the older one if the newest is torn.
+    fn latest(&self) -> Result<Option<Vec<u8>>, StageError>;
+    /// Offers a bundle; returns once it is durable.
+    fn offer(&self, bundle: &[u8]) -> Result<(), StageError>;
+    /// A directory private to this action key that outlives attempts: append-only ledgers live here, never bulk data.
+    fn ledger_dir(&self) -> &Path;
+}
+
+/// Everything a stage may touch.
+pub struct StageContext<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) params: &'a serde_json::Value,
+    pub(crate) inputs: &'a Inputs,
+    pub(crate) scratch: PathBuf,
+    pub(crate) attempt: u32,
+    pub(crate) axes: &'a BTreeMap<String, String>,
+    pub(crate) events: &'a dyn EventSink,
+    pub(crate) checkpoints: &'a dyn CheckpointAccess,
+    pub(crate) cancelled: &'a (dyn Fn() -> bool + Send + Sync),
+    pub(crate) env: &'a BTreeMap<String, String>,
+    pub(crate) base: PathBuf,
+    pub(crate) cpus: usize,
+}
+
+/// What a [`StageContext`] is made from.
+pub struct ContextParts<'a> {
+    /// The artifact store.
+    pub store: &'a Store,
+    /// Normalised parameters.
+    pub params: &'a serde_json::Value,
+    /// Inputs by port.
+    pub inputs: &'a Inputs,
+    /// A directory for this attempt alone, removed afterwards.
+    pub scratch: PathBuf,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// This instance's matrix coordinates.
+    pub axes: &'a BTreeMap<String, String>,
+    /// Where events go.
+    pub events: &'a dyn EventSink,
+    /// Checkpoints and ledgers of this action key.
+    pub checkpoints: &'a dyn CheckpointAccess,
+    /// Whether the run is being cancelled.
+    pub cancelled: &'a (dyn Fn() -> bool + Send + Sync),
+    /// The declared part of the environment (`HF_ENDPOINT`, proxies), read once at the composition root.
+    pub env: &'a BTreeMap<String, String>,
+    /// The directory relative paths in the workflow are resolved against.
+    pub base: PathBuf,
+    /// Threads this stage may use.
+    pub cpus: usize,
+}
+
+impl<'a> StageContext<'a> {
+    /// Assembles a context; done by executors and tests.
+    pub fn new(parts: ContextParts<'a>) -> Self {
+        let ContextParts { store, params, inputs, scratch, attempt, axes, events, checkpoints, cancelled, env, base, cpus } =
+            parts;
+        Self { store, params, inputs, scratch, attempt, axes, events, checkpoints, cancelled, env, base, cpus }
+    }
+
+    /// The artifact store.
+    pub fn store(&self) -> &Store {
+        self.store
+    }
+
+    /// Normalised parameters.
+    pub fn params(&self) -> &serde_json::Value {
+        self.params
+    }
+
+    /// Parameters as the stage's own type.
+    pub fn params_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, StageError> {
+        serde_json::from_value(self.params.clone()).map_err(|e| StageError::permanent(format!("params: {e}")))
+    }
+
+    /// The one artifact on `port`.
+    pub fn input(&self, port: &str) -> Result<&InputArtifact, StageError> {
+        self.optional_input(port).ok_or_else(|| StageError::permanent(format!("inputs.{port}: nothing is connected")))
+    }
+
+    /// The one artifact on an optional `port`.
+    pub fn optional_input(&self, port: &str) -> Option<&InputArtifact> {
+        self.inputs.get(port).and_then(|all| all.first())
+    }
+
+    /// All artifacts on a gathering `port`, in the order of their axes.
+    pub fn gathered(&self, port: &str) -> &[InputArtifact] {
+        self.inputs.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// A directory for this attempt alone.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Which attempt this is, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// This instance's matrix coordinates.
+    pub fn axes(&self) -> &BTreeMap<String, String> {
+        self.axes
+    }
+
+    /// Checkpoints and ledgers of this action.
+    pub fn checkpoints(&self) -> &dyn CheckpointAccess {
+        self.checkpoints
+    }
+
+    /// Whether the run is being cancelled; long loops ask at every step.
+    pub fn is_cancelled(&self) -> bool {
+        (self.cancelled)()
+    }
+
+    /// A declared environment variable.
+    pub fn env(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str)
+    }
+
+    /// The directory relative paths are resolved against.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Threads this stage may use.
+    pub fn cpus(&self) -> usize {
+        self.cpus
+    }
+
+    /// Reports an event.
+    pub fn emit(&self, event: StageEvent) {
+        self.events.emit(event);
+    }
+
+    /// Reports progress.
+    pub fn progress(&self, done: u64, total: Option<u64>, unit: &str, note: Option<String>) {
+        self.emit(StageEvent::Progress { done, total, unit: unit.to_owned(), note });
+    }
+
+    /// Writes a line to the stage's log.
+    pub fn log(&self, line: impl Into<String>) {
+        self.emit(StageEvent::Log { line: line.into() });
+    }
+}
+
+/// Outputs by port name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StageOutputs {
+    by_port: BTreeMap<String, ArtifactId>,
+}
+
+impl StageOutputs {
+    /// No outputs yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the artifact of `port`.
+    #[must_use]
+    pub fn with(mut self, port: &str, id: ArtifactId) -> Self {
+        self.by_port.insert(port.to_owned(), id);
+        self
+    }
+
+    /// The artifact of `port`.
+    pub fn get(&self, port: &str) -> Option<&ArtifactId> {
+        self.by_port.get(port)
+    }
+
+    /// All outputs in port order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &ArtifactId)> {
+        self.by_port.iter().map(|(k, v)| (k.as_str(), v))
+    }
+}
+
+impl FromIterator<(String, ArtifactId)> for StageOutputs {
+    fn from_iter<I: IntoIterator<Item = (String, ArtifactId)>>(iter: I) -> Self {
+        Self { by_port: iter.into_iter().collect() }
+    }
+}
