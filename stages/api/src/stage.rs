@@ -1,5 +1,7 @@
 //! The stage itself and what it declares.
 
+use std::path::Path;
+
 use crate::{CachePolicy, Effect, ParamProblem, StageContext, StageError, StageOutputs};
 use sprint_artifacts::Secrecy;
 
@@ -61,7 +63,15 @@ pub trait Stage: Send + Sync {
     /// Checks `params` and fills in defaults; the result goes into the action key. Reports every problem, not only the first.
     fn normalise(&self, params: &serde_json::Value) -> Result<serde_json::Value, Vec<ParamProblem>>;
 
-    /// Does the work. `ctx.params()` is what [`Stage::normalise`] returned.
+    /// Pins what the stage reads from local files into normalised parameters (a digest of their bytes), so that a changed
+    /// input byte changes the action key. The planner calls it after [`Stage::normalise`] with the folder that relative paths
+    /// are resolved against; it is cheap, and the identity for stages that read no files.
+    fn pin(&self, params: &serde_json::Value, base: &Path) -> Result<serde_json::Value, Vec<ParamProblem>> {
+        let _ = base;
+        Ok(params.clone())
+    }
+
+    /// Does the work. `ctx.params()` is what [`Stage::normalise`] and [`Stage::pin`] returned.
     fn run(&self, ctx: &StageContext<'_>) -> Result<StageOutputs, StageError>;
 
     /// Gives back what a [`Effect::Lease`] stage holds. Called once its last consumer ended, and again after a crash: it must be
