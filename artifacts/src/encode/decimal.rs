@@ -89,10 +89,7 @@ impl FromStr for Decimal {
         let fraction = fraction.trim_end_matches('0');
         let mut mantissa: i128 = 0;
         for digit in whole.bytes().chain(fraction.bytes()) {
-            mantissa = mantissa
-                .checked_mul(10)
-                .and_then(|m| m.checked_add(i128::from(digit - b'0')))
-                .ok_or_else(range)?;
+            mantissa = mantissa.checked_mul(10).and_then(|m| m.checked_add(i128::from(digit - b'0'))).ok_or_else(range)?;
         }
         let shift = i64::try_from(fraction.len()).map_err(|_| range())?;
         let exponent = i32::try_from(exponent - shift).map_err(|_| range())?;

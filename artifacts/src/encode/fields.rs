@@ -56,11 +56,7 @@ impl Fields {
         }
     }
 
-    pub(crate) fn parsed<T: std::str::FromStr>(
-        &mut self,
-        name: &'static str,
-        expected: &'static str,
-    ) -> Result<T, FieldError> {
+    pub(crate) fn parsed<T: std::str::FromStr>(&mut self, name: &'static str, expected: &'static str) -> Result<T, FieldError> {
         self.text(name)?.parse().map_err(|_| FieldError::Type { name, expected })
     }
 

@@ -21,9 +21,9 @@ impl Value {
             }
             serde_json::Value::String(text) => Self::Text(text.clone()),
             serde_json::Value::Array(items) => Self::Array(items.iter().map(Self::from_json).collect::<Result<_, _>>()?),
-            serde_json::Value::Object(map) => Self::Map(
-                map.iter().map(|(k, v)| Ok((k.clone(), Self::from_json(v)?))).collect::<Result<_, DecimalError>>()?,
-            ),
+            serde_json::Value::Object(map) => {
+                Self::Map(map.iter().map(|(k, v)| Ok((k.clone(), Self::from_json(v)?))).collect::<Result<_, DecimalError>>()?)
+            }
         })
     }
 
@@ -40,14 +40,11 @@ impl Value {
                 if exact { x.into() } else { d.to_string().into() }
             }
             Self::Text(text) => text.clone().into(),
-            Self::Bytes(bytes) => self
-                .as_digest()
-                .map_or_else(|| format!("hex:{}", hex::encode(bytes)), |digest| digest.to_string())
-                .into(),
-            Self::Array(items) => items.iter().map(Self::to_json).collect(),
-            Self::Map(map) => {
-                serde_json::Value::Object(map.iter().map(|(k, v)| (k.clone(), v.to_json())).collect())
+            Self::Bytes(bytes) => {
+                self.as_digest().map_or_else(|| format!("hex:{}", hex::encode(bytes)), |digest| digest.to_string()).into()
             }
+            Self::Array(items) => items.iter().map(Self::to_json).collect(),
+            Self::Map(map) => serde_json::Value::Object(map.iter().map(|(k, v)| (k.clone(), v.to_json())).collect()),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::write::{
-    ARRAY, BYTES, FALSE, MAP, NEGATIVE, NULL, SIMPLE, TAG, TAG_DECIMAL, TAG_NEGATIVE_BIGNUM, TAG_POSITIVE_BIGNUM, TEXT,
-    TRUE, UNSIGNED,
+    ARRAY, BYTES, FALSE, MAP, NEGATIVE, NULL, SIMPLE, TAG, TAG_DECIMAL, TAG_NEGATIVE_BIGNUM, TAG_POSITIVE_BIGNUM, TEXT, TRUE,
+    UNSIGNED,
 };
 use super::{Decimal, Value};
 
@@ -197,8 +197,7 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::NotCanonical { at, what: "a bignum longer than needed" });
         }
         let magnitude = bytes.iter().fold(0_u128, |n, b| (n << 8) | u128::from(*b));
-        let positive =
-            i128::try_from(magnitude).map_err(|_| DecodeError::Unsupported { at, head: self.bytes[at] })?;
+        let positive = i128::try_from(magnitude).map_err(|_| DecodeError::Unsupported { at, head: self.bytes[at] })?;
         Ok(if tag == TAG_NEGATIVE_BIGNUM { !positive } else { positive })
     }
 

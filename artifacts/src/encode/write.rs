@@ -84,11 +84,8 @@ fn head(major: u8, argument: u64, out: &mut Vec<u8>) {
 /// Appends an integer: a plain one within 64 bits, else a bignum without leading zero bytes.
 fn integer(n: i128, out: &mut Vec<u8>) {
     // CBOR stores a negative n as -1 - n, which is `!n` in two's complement.
-    let (major, tag, magnitude) = if n < 0 {
-        (NEGATIVE, TAG_NEGATIVE_BIGNUM, !n as u128)
-    } else {
-        (UNSIGNED, TAG_POSITIVE_BIGNUM, n as u128)
-    };
+    let (major, tag, magnitude) =
+        if n < 0 { (NEGATIVE, TAG_NEGATIVE_BIGNUM, !n as u128) } else { (UNSIGNED, TAG_POSITIVE_BIGNUM, n as u128) };
     if let Ok(small) = u64::try_from(magnitude) {
         head(major, small, out);
     } else {

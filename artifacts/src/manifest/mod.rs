@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub(crate) use builder::Source;
 pub use builder::ManifestBuilder;
+pub(crate) use builder::Source;
 pub use name::NameError;
 use name::check_names;
 
@@ -135,8 +135,7 @@ impl Manifest {
         if let Some(pair) = self.files.windows(2).find(|pair| pair[0].name.as_bytes() > pair[1].name.as_bytes()) {
             return Err(ManifestError::Order { name: pair[1].name.clone() });
         }
-        check_names(self.files.iter().map(FileEntry::name))
-            .map_err(|(name, reason)| ManifestError::Name { name, reason })
+        check_names(self.files.iter().map(FileEntry::name)).map_err(|(name, reason)| ManifestError::Name { name, reason })
     }
 
     /// The kind, such as `dataset@1`.
