@@ -50,6 +50,11 @@ pub enum Func {
 }
 
 impl Func {
+    /// Coefficients of [`Func::BoltGelu`] in `y = |x| ≤ 2.7`: `((((c₀y + c₁)y + c₂)y + c₃)y + c₄) + x/2`.
+    pub const BOLT_GELU: [f64; 5] = BOLT_GELU;
+    /// Where [`Func::BoltGelu`] becomes `max(x, 0)`.
+    pub const BOLT_GELU_EDGE: f64 = BOLT_GELU_EDGE;
+
     /// The function's value in f64.
     pub fn eval(self, x: f64) -> f64 {
         match self {
