@@ -80,6 +80,8 @@ impl Sources {
 pub struct Diagnostic {
     /// A stable name of the kind of problem (`workflow::unknown_key`).
     pub code: &'static str,
+    #[serde(skip)]
+    source: SourceId,
     /// The file as the user named it, or `--set`.
     pub file: String,
     /// Line, from 1.
@@ -113,6 +115,7 @@ impl Diagnostics {
                 let (line, column) = sources.position(p.span.source, p.span.start);
                 Diagnostic {
                     code: p.code,
+                    source: p.span.source,
                     file: sources.get(p.span.source).name().to_owned(),
                     line,
                     column,
@@ -141,8 +144,8 @@ impl Diagnostics {
     }
 
     /// The text that `diagnostic.span` is in.
-    pub fn source_of(&self, diagnostic: &Diagnostic) -> Option<&Source> {
-        self.sources.all.iter().find(|s| s.name == diagnostic.file)
+    pub fn source_of(&self, diagnostic: &Diagnostic) -> &Source {
+        self.sources.get(diagnostic.source)
     }
 }
 

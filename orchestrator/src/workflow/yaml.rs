@@ -94,6 +94,20 @@ impl Node {
         node
     }
 
+    fn shift(&mut self, by: usize) {
+        self.span = Span::new(self.span.source, self.span.start + by..self.span.end + by);
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|n| n.shift(by)),
+            Value::Map(entries) => {
+                for e in entries {
+                    e.key_span = Span::new(e.key_span.source, e.key_span.start + by..e.key_span.end + by);
+                    e.value.shift(by);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// The same value as JSON, keys in the order written.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.value {
@@ -136,6 +150,22 @@ pub(crate) fn parse(source: SourceId, text: &str) -> Result<Node, Vec<Problem>> 
         return Err(builder.problems);
     }
     Ok(builder.root.unwrap_or(Node { span: Span::new(source, 0..0), value: Value::Null }))
+}
+
+/// Parses the part of `text` from byte `from` on; spans count from the start of `text`.
+pub(crate) fn parse_from(source: SourceId, text: &str, from: usize) -> Result<Node, Vec<Problem>> {
+    match parse(source, &text[from..]) {
+        Ok(mut node) => {
+            node.shift(from);
+            Ok(node)
+        }
+        Err(mut problems) => {
+            for p in &mut problems {
+                p.span = Span::new(source, p.span.start + from..p.span.end + from);
+            }
+            Err(problems)
+        }
+    }
 }
 
 /// From the parser's character indices to byte offsets.

@@ -42,11 +42,12 @@ impl Registry {
 
     /// The stage of `kind`, at `version` or (none given) at its newest.
     pub fn get(&self, kind: &str, version: Option<u32>) -> Option<&Arc<dyn Stage>> {
-        self.versions(kind).filter(|s| version.is_none_or(|v| s.spec().version == v)).last()
+        let of_kind = self.kinds.iter().filter(|((k, v), _)| *k == kind && version.is_none_or(|wanted| wanted == *v));
+        of_kind.map(|(_, s)| s).next_back()
     }
 
     /// Every version of `kind`, oldest first.
-    pub fn versions<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Arc<dyn Stage>> {
+    pub fn versions<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Arc<dyn Stage>> + 'a {
         self.kinds.iter().filter(move |((k, _), _)| *k == kind).map(|(_, s)| s)
     }
 

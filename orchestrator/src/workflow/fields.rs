@@ -1,0 +1,175 @@
+//! The keys of a workflow file: one table that the reader checks against and the editor's JSON Schema is made from.
+
+use serde_json::{Value, json};
+
+/// A key of a mapping.
+pub(crate) struct Field {
+    /// As written.
+    pub(crate) name: &'static str,
+    /// For the editor.
+    pub(crate) about: &'static str,
+    /// The JSON Schema of its value.
+    pub(crate) schema: fn() -> Value,
+}
+
+const fn field(name: &'static str, about: &'static str, schema: fn() -> Value) -> Field {
+    Field { name, about, schema }
+}
+
+fn string() -> Value {
+    json!({"type": "string"})
+}
+
+fn names() -> Value {
+    json!({"type": "array", "items": {"type": "string"}})
+}
+
+fn whole() -> Value {
+    json!({"type": "integer", "minimum": 1})
+}
+
+fn natural() -> Value {
+    json!({"type": "integer", "minimum": 0})
+}
+
+fn dollars() -> Value {
+    json!({"type": "number", "minimum": 0})
+}
+
+fn duration() -> Value {
+    json!({"type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$", "examples": ["90s", "10m", "72h"]})
+}
+
+fn backoff() -> Value {
+    let one = "([0-9]+(ms|s|m|h|d))+";
+    json!({"type": "string", "pattern": format!("^{one}(\\.\\.{one})?$"), "examples": ["30s..10m"]})
+}
+
+fn size() -> Value {
+    json!({"type": ["string", "integer"], "pattern": "^[0-9]+ ?([kKMGT]B|[KMGT]iB|B)?$", "examples": ["512MiB", "16GiB"]})
+}
+
+fn params() -> Value {
+    json!({"type": "object", "properties": {"use": {"type": ["string", "array"], "items": {"type": "string"},
+        "description": "YAML fragments, relative to this file, whose keys are defaults for the ones given here"}}})
+}
+
+fn object(fields: &[Field]) -> Value {
+    let properties = fields.iter().map(|f| {
+        let mut schema = (f.schema)();
+        schema["description"] = f.about.into();
+        (f.name.to_owned(), schema)
+    });
+    json!({"type": "object", "additionalProperties": false, "properties": properties.collect::<serde_json::Map<_, _>>()})
+}
+
+pub(crate) const WORKFLOW: &[Field] = &[
+    field("sprint-flow", "The version of this format.", || json!({"const": 1})),
+    field("name", "The workflow's name in reports.", string),
+    field("params", "Values that stages refer to as ${params.NAME} and `--set NAME=VALUE` changes.", params),
+    field("matrix", "Axes: every stage `over` an axis runs once for each value.", || {
+        let values = json!([{"type": "array", "items": {"type": ["string", "integer"]}, "minItems": 1},
+            {"type": "string", "pattern": "^\\$\\{params\\.[^}]+\\}$"}]);
+        json!({"type": "object", "additionalProperties": {"anyOf": values}})
+    }),
+    field("limits", "What the stages running at once may use together.", || object(LIMITS)),
+    field("stages", "The stages by name.", || json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/stage"}})),
+];
+
+pub(crate) const LIMITS: &[Field] = &[
+    field("cpu", "Processor threads.", whole),
+    field("mem", "Memory.", size),
+    field("max_usd", "Dollars.", dollars),
+];
+
+pub(crate) const STAGE: &[Field] = &[
+    field("kind", "What it runs: `kind@version`.", string),
+    field("over", "The axes it runs once per value of.", names),
+    field("inputs", "Per port `stage.output`, or `{gather: stage.output}` for a table over the producer's other axes.", || {
+        let one = json!({"type": "string", "pattern": "^[^.]+\\.[^.]+$"});
+        let many = json!({"type": "object", "required": ["gather"], "additionalProperties": false, "properties": {"gather": one}});
+        json!({"type": "object", "additionalProperties": {"anyOf": [one, many]}})
+    }),
+    field("params", "The kind's own parameters; scalars may refer to ${params.NAME} and ${matrix.AXIS}.", params),
+    field("needs", "Stages that must have finished first although nothing of theirs is read.", names),
+    field("cache", "When an earlier result stands in: always, measure (same run only) or never.", || {
+        json!({"enum": ["always", "measure", "never"]})
+    }),
+    field("resources", "What it uses while it runs.", || object(RESOURCES)),
+    field("retry", "When a failed attempt is followed by another.", || object(RETRY)),
+    field("timeout", "Longest time of one attempt.", duration),
+    field("mutex", "Names of which only one stage at a time holds each.", names),
+    field("checkpoint", "How often progress is saved inside the stage.", || object(CHECKPOINT)),
+    field("lease", "How long machines may be held and what they may cost.", || object(LEASE)),
+    field("secrets", "Secrets it needs: the names enter the key, the values never.", names),
+];
+
+pub(crate) const GATHER: &[Field] = &[field("gather", "The `stage.output` collected over its other axes.", string)];
+
+pub(crate) const RESOURCES: &[Field] = &[field("cpu", "Processor threads.", whole), field("mem", "Memory.", size)];
+
+pub(crate) const RETRY: &[Field] = &[
+    field("max", "Attempts after the first.", natural),
+    field("backoff", "Shortest and longest wait before the next attempt.", backoff),
+    field("on", "Failures worth another attempt.", || {
+        json!({"type": "array", "items": {"enum": crate::exec::RetryOn::NAMES.iter().map(|(n, _)| *n).collect::<Vec<_>>()}})
+    }),
+];
+
+pub(crate) const CHECKPOINT: &[Field] =
+    &[field("every", "Wished time between bundles.", duration), field("keep", "Bundles kept.", whole)];
+
+pub(crate) const LEASE: &[Field] = &[
+    field("ttl", "Given up after this long in any case.", duration),
+    field("idle", "Given up after this long without use.", duration),
+    field("keep_on_failure", "Held this long after a failure.", duration),
+    field("max_usd", "Dollars.", dollars),
+];
+
+/// The JSON Schema of a workflow file; `kinds` are name, version, description and params schema of every registered kind.
+pub(crate) fn json_schema(kinds: &[(&str, u32, &str, &Value)]) -> Value {
+    let mut stage = object(STAGE);
+    stage["required"] = json!(["kind"]);
+    let spellings = kinds.iter().flat_map(|(name, version, about, _)| {
+        [(format!("{name}@{version}"), *about), ((*name).to_owned(), *about)]
+    });
+    let mut spellings: Vec<Value> = spellings.map(|(k, about)| json!({"const": k, "description": about})).collect();
+    spellings.dedup();
+    stage["properties"]["kind"] = json!({"description": "What it runs.", "oneOf": spellings});
+    stage["allOf"] = kinds
+        .iter()
+        .map(|(name, version, _, params)| {
+            let newest = kinds.iter().filter(|(n, ..)| n == name).map(|(_, v, ..)| v).max() == Some(version);
+            let mut spelled = vec![format!("{name}@{version}")];
+            spelled.extend(newest.then(|| (*name).to_owned()));
+            json!({"if": {"properties": {"kind": {"enum": spelled}}}, "then": {"properties": {"params": with_references(params)}}})
+        })
+        .collect();
+    let mut root = object(WORKFLOW);
+    root["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    root["title"] = "sprint-flow workflow".into();
+    root["required"] = json!(["sprint-flow", "stages"]);
+    root["$defs"] = json!({"stage": stage});
+    root
+}
+
+/// Lets every value of a kind's params also be a `${…}` string, and `use` stand beside them.
+fn with_references(params: &Value) -> Value {
+    let mut schema = params.clone();
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return schema };
+    for value in properties.values_mut() {
+        *value = json!({"anyOf": [value.take(), {"type": "string", "pattern": "\\$\\{(params|matrix)\\."}]});
+    }
+    properties.insert("use".to_owned(), params_use());
+    if let Some(object) = schema.as_object_mut() {
+        object.remove("$schema");
+        object.remove("title");
+        // A fragment may supply what the kind requires.
+        object.remove("required");
+    }
+    schema
+}
+
+fn params_use() -> Value {
+    params()["properties"]["use"].clone()
+}

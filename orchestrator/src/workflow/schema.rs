@@ -1,0 +1,556 @@
+//! The typed form of a workflow file, read from nodes; every mismatch is collected, none ends the reading.
+
+use std::time::Duration;
+
+use sprint_stage_api::CachePolicy;
+
+use super::fields::{self, Field};
+use super::template::{SpannedTemplate, Template, mentions_reference};
+use super::units;
+use super::yaml::{Entry, Node, Value};
+use crate::diagnostic::{Problem, Span, suggest};
+use crate::exec::RetryOn;
+
+/// A value with the place it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Spanned<T> {
+    pub(crate) value: T,
+    pub(crate) span: Span,
+}
+
+/// A whole workflow file.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) name: String,
+    /// A mapping, or nothing.
+    pub(crate) params: Option<Node>,
+    pub(crate) matrix: Vec<AxisDecl>,
+    pub(crate) limits: Limits,
+    pub(crate) stages: Vec<StageDecl>,
+}
+
+/// An axis whose values may still be a reference.
+#[derive(Debug)]
+pub(crate) struct AxisDecl {
+    pub(crate) name: Spanned<String>,
+    pub(crate) values: Node,
+}
+
+/// What all stages running at once may use together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Limits {
+    /// Processor threads.
+    pub cpu: Option<u32>,
+    /// Bytes of memory.
+    pub mem: Option<u64>,
+    /// Dollars.
+    pub max_usd: Option<f64>,
+}
+
+/// What one stage uses while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    /// Processor threads.
+    pub cpu: u32,
+    /// Bytes of memory.
+    pub mem: u64,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cpu: 1, mem: 0 }
+    }
+}
+
+/// When and how often a failed attempt is followed by another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts after the first.
+    pub max: u32,
+    /// The first wait; each further one doubles.
+    pub backoff_min: Duration,
+    /// The longest wait.
+    pub backoff_max: Duration,
+    /// The failures that are worth another attempt.
+    pub on: Vec<RetryOn>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max: 2,
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(30),
+            on: vec![RetryOn::Transient, RetryOn::Preempted],
+        }
+    }
+}
+
+/// How often a stage saves its progress, and how many bundles are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The wish; the stage decides at its own steps.
+    pub every: Option<Duration>,
+    /// Bundles kept.
+    pub keep: u32,
+}
+
+/// How long a lease may be held, and what it may cost.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Lease {
+    /// Given up after this long in any case.
+    pub ttl: Option<Duration>,
+    /// Given up after this long without use.
+    pub idle: Option<Duration>,
+    /// Held this long after a failure, for a look.
+    pub keep_on_failure: Option<Duration>,
+    /// Dollars.
+    pub max_usd: Option<f64>,
+}
+
+/// `kind@version`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KindRef {
+    pub(crate) name: String,
+    pub(crate) version: Option<u32>,
+}
+
+/// One entry of `inputs`.
+#[derive(Debug, Clone)]
+pub(crate) struct InputDecl {
+    pub(crate) port: Spanned<String>,
+    pub(crate) stage: String,
+    pub(crate) output: String,
+    pub(crate) from: Span,
+    pub(crate) gather: bool,
+}
+
+/// One stage as written.
+#[derive(Debug)]
+pub(crate) struct StageDecl {
+    pub(crate) name: Spanned<String>,
+    pub(crate) kind: Option<Spanned<KindRef>>,
+    pub(crate) over: Vec<Spanned<String>>,
+    pub(crate) inputs: Vec<InputDecl>,
+    /// Ports whose value could not be read; they count as given.
+    pub(crate) broken_inputs: Vec<String>,
+    pub(crate) params: Option<Node>,
+    pub(crate) needs: Vec<Spanned<String>>,
+    pub(crate) cache: Option<Spanned<CachePolicy>>,
+    pub(crate) resources: Option<Spanned<Resources>>,
+    pub(crate) retry: Retry,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) mutex: Vec<SpannedTemplate>,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) lease: Option<Spanned<Lease>>,
+    pub(crate) secrets: Vec<Spanned<String>>,
+}
+
+/// Reads nodes and remembers what was wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    pub(crate) problems: Vec<Problem>,
+}
+
+impl Reader {
+    pub(crate) fn problem(&mut self, code: &'static str, span: Span, message: impl Into<String>) -> &mut Problem {
+        self.problems.push(Problem::new(code, span, message));
+        self.problems.last_mut().expect("just pushed")
+    }
+
+    fn mismatch(&mut self, node: &Node, what: &str, wanted: &str) {
+        let message = format!("{what} must be {wanted}, not {}", node.type_name());
+        let problem = self.problem("workflow::type", node.span, message);
+        if let Value::String(text) = &node.value
+            && mentions_reference(text)
+        {
+            problem.help = Some("`${…}` is allowed in scalar params, mutex names and as a matrix axis only".to_owned());
+        }
+    }
+
+    fn map<'n>(&mut self, node: &'n Node, what: &str) -> &'n [Entry] {
+        match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            _ => {
+                self.mismatch(node, what, "a mapping");
+                &[]
+            }
+        }
+    }
+
+    /// A mapping with known keys only.
+    fn record<'n>(&mut self, node: &'n Node, what: &str, known: &[Field]) -> &'n [Entry] {
+        let entries = self.map(node, what);
+        for e in entries {
+            if !known.iter().any(|f| f.name == e.key) {
+                let help = suggest(&e.key, known.iter().map(|f| f.name));
+                self.problem("workflow::unknown_key", e.key_span, format!("{what} has no key `{}`", e.key)).help = help;
+            }
+        }
+        entries
+    }
+
+    fn string<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
+        match &node.value {
+            Value::String(s) if mentions_reference(s) => {
+                self.problem("workflow::reference", node.span, format!("`${{…}}` is not allowed in {what}")).help =
+                    Some("it is allowed in scalar params, mutex names and as a matrix axis only".to_owned());
+                None
+            }
+            Value::String(s) => Some(s),
+            _ => {
+                self.mismatch(node, what, "a string");
+                None
+            }
+        }
+    }
+
+    fn name(&mut self, node: &Node, what: &str) -> Option<Spanned<String>> {
+        let text = self.string(node, what)?;
+        Some(Spanned { value: text.to_owned(), span: node.span })
+    }
+
+    fn key_name(&mut self, e: &Entry, what: &str) -> Spanned<String> {
+        if !units::is_name(&e.key) {
+            self.problem("workflow::name", e.key_span, format!("`{}` cannot name {what}", e.key)).help =
+                Some("a letter, then letters, digits, `_` or `-`; at most 64 in all".to_owned());
+        }
+        Spanned { value: e.key.clone(), span: e.key_span }
+    }
+
+    /// A list of names; one name alone is a list of one.
+    fn names(&mut self, node: &Node, what: &str) -> Vec<Spanned<String>> {
+        match &node.value {
+            Value::List(items) => items.iter().filter_map(|n| self.name(n, what)).collect(),
+            Value::Null => Vec::new(),
+            Value::String(_) => self.name(node, what).into_iter().collect(),
+            _ => {
+                self.mismatch(node, what, "a list of names");
+                Vec::new()
+            }
+        }
+    }
+
+    fn whole(&mut self, node: &Node, what: &str, min: u64) -> Option<u32> {
+        let number = match &node.value {
+            Value::Number(n) => n.as_u64().filter(|n| *n >= min).and_then(|n| u32::try_from(n).ok()),
+            _ => None,
+        };
+        if number.is_none() {
+            match &node.value {
+                Value::Number(n) => {
+                    self.problem("workflow::range", node.span, format!("{what} must be a whole number from {min} on, not {n}"));
+                }
+                _ => self.mismatch(node, what, "a whole number"),
+            }
+        }
+        number
+    }
+
+    fn dollars(&mut self, node: &Node, what: &str) -> Option<f64> {
+        match &node.value {
+            Value::Number(n) if n.as_f64().is_some_and(|n| n >= 0.0) => n.as_f64(),
+            Value::Number(n) => {
+                self.problem("workflow::range", node.span, format!("{what} must not be negative, but is {n}"));
+                None
+            }
+            _ => {
+                self.mismatch(node, what, "a number of dollars");
+                None
+            }
+        }
+    }
+
+    fn notation<T>(&mut self, node: &Node, what: &str, wanted: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = match &node.value {
+            Value::String(s) => s.clone(),
+            Value::Number(n) => n.to_string(),
+            _ => {
+                self.mismatch(node, what, wanted);
+                return None;
+            }
+        };
+        let value = read(&text);
+        if value.is_none() {
+            self.problem("workflow::notation", node.span, format!("{what}: `{text}` is not {wanted}"));
+        }
+        value
+    }
+
+    fn duration(&mut self, node: &Node, what: &str) -> Option<Duration> {
+        self.notation(node, what, "a duration such as `90s`, `10m` or `72h`", units::duration)
+    }
+
+    fn size(&mut self, node: &Node, what: &str) -> Option<u64> {
+        self.notation(node, what, "a size such as `512MiB` or `16GiB`", units::size)
+    }
+
+    fn choice<T: Copy>(&mut self, node: &Node, what: &str, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.string(node, what)?;
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, v)| *v);
+        if found.is_none() {
+            let help = suggest(text, choices.iter().map(|(n, _)| *n));
+            self.problem("workflow::choice", node.span, format!("{what} cannot be `{text}`")).help = help;
+        }
+        found
+    }
+
+    /// Reads the whole document.
+    pub(crate) fn document(&mut self, root: &Node) -> Document {
+        let mut doc = Document { name: String::new(), params: None, matrix: Vec::new(), limits: Limits::default(), stages: Vec::new() };
+        if matches!(root.value, Value::Null) {
+            self.problem("workflow::empty", root.span, "the file is empty").help = Some("start with `sprint-flow: 1`".to_owned());
+            return doc;
+        }
+        for e in self.record(root, "a workflow", fields::WORKFLOW) {
+            match e.key.as_str() {
+                "sprint-flow" => self.format_version(&e.value),
+                "name" => {
+                    if let Some(name) = self.name(&e.value, "the workflow's name") {
+                        doc.name = name.value;
+                    }
+                }
+                "params" => {
+                    for p in self.map(&e.value, "params") {
+                        self.key_name(p, "a parameter");
+                    }
+                    doc.params = Some(e.value.clone());
+                }
+                "matrix" => doc.matrix = self.matrix(&e.value),
+                "limits" => doc.limits = self.limits(&e.value),
+                "stages" => {
+                    doc.stages = self.map(&e.value, "stages").iter().map(|s| self.stage(s)).collect();
+                }
+                _ => {}
+            }
+        }
+        for required in ["sprint-flow", "stages"] {
+            if matches!(root.value, Value::Map(_)) && root.entry(required).is_none() {
+                let at = Span::new(root.span.source, root.span.start..root.span.start);
+                let problem = self.problem("workflow::missing_key", at, format!("the workflow has no `{required}`"));
+                problem.help = (required == "sprint-flow").then(|| "start with `sprint-flow: 1`".to_owned());
+            }
+        }
+        doc
+    }
+
+    fn format_version(&mut self, node: &Node) {
+        if node.value != Value::Number(1.into()) {
+            self.problem("workflow::version", node.span, "this program reads version 1 of the workflow format").help =
+                Some("write `sprint-flow: 1`".to_owned());
+        }
+    }
+
+    fn matrix(&mut self, node: &Node) -> Vec<AxisDecl> {
+        let entries = self.map(node, "matrix");
+        entries.iter().map(|e| AxisDecl { name: self.key_name(e, "an axis"), values: e.value.clone() }).collect()
+    }
+
+    fn limits(&mut self, node: &Node) -> Limits {
+        let mut limits = Limits::default();
+        for e in self.record(node, "limits", fields::LIMITS) {
+            match e.key.as_str() {
+                "cpu" => limits.cpu = self.whole(&e.value, "limits.cpu", 1),
+                "mem" => limits.mem = self.size(&e.value, "limits.mem"),
+                "max_usd" => limits.max_usd = self.dollars(&e.value, "limits.max_usd"),
+                _ => {}
+            }
+        }
+        limits
+    }
+
+    fn stage(&mut self, entry: &Entry) -> StageDecl {
+        let name = self.key_name(entry, "a stage");
+        let what = format!("stage `{}`", name.value);
+        let mut stage = StageDecl {
+            name,
+            kind: None,
+            over: Vec::new(),
+            inputs: Vec::new(),
+            broken_inputs: Vec::new(),
+            params: None,
+            needs: Vec::new(),
+            cache: None,
+            resources: None,
+            retry: Retry::default(),
+            timeout: None,
+            mutex: Vec::new(),
+            checkpoint: Checkpoint { every: None, keep: 2 },
+            lease: None,
+            secrets: Vec::new(),
+        };
+        let entries = self.record(&entry.value, &what, fields::STAGE);
+        for e in entries {
+            self.stage_field(&mut stage, e);
+        }
+        if !entries.iter().any(|e| e.key == "kind") && matches!(entry.value.value, Value::Map(_) | Value::Null) {
+            self.problem("workflow::missing_key", entry.key_span, format!("{what} has no `kind`")).help =
+                Some("name what it runs, such as `kind: download@1`".to_owned());
+        }
+        stage
+    }
+
+    fn stage_field(&mut self, stage: &mut StageDecl, e: &Entry) {
+        match e.key.as_str() {
+            "kind" => stage.kind = self.kind(&e.value),
+            "over" => stage.over = self.names(&e.value, "over"),
+            "inputs" => self.inputs(stage, &e.value),
+            "params" => {
+                self.map(&e.value, "params");
+                stage.params = Some(e.value.clone());
+            }
+            "needs" => stage.needs = self.names(&e.value, "needs"),
+            "cache" => {
+                let choices = [("always", CachePolicy::Always), ("measure", CachePolicy::Measure), ("never", CachePolicy::Never)];
+                stage.cache = self.choice(&e.value, "cache", &choices).map(|value| Spanned { value, span: e.value.span });
+            }
+            "resources" => stage.resources = Some(Spanned { value: self.resources(&e.value), span: e.value.span }),
+            "retry" => stage.retry = self.retry(&e.value),
+            "timeout" => stage.timeout = self.duration(&e.value, "timeout"),
+            "mutex" => stage.mutex = self.templates(&e.value, "mutex"),
+            "checkpoint" => stage.checkpoint = self.checkpoint(&e.value),
+            "lease" => stage.lease = Some(Spanned { value: self.lease(&e.value), span: e.key_span }),
+            "secrets" => stage.secrets = self.names(&e.value, "secrets"),
+            _ => {}
+        }
+    }
+
+    fn kind(&mut self, node: &Node) -> Option<Spanned<KindRef>> {
+        let text = self.string(node, "kind")?;
+        let (name, version) = match text.split_once('@') {
+            None => (text, None),
+            Some((name, version)) => match version.parse::<u32>() {
+                Ok(v) => (name, Some(v)),
+                Err(_) => {
+                    self.problem("workflow::kind", node.span, format!("`{version}` is not a version")).help =
+                        Some(format!("write `{name}@1`, or `{name}` for its newest version"));
+                    return None;
+                }
+            },
+        };
+        Some(Spanned { value: KindRef { name: name.to_owned(), version }, span: node.span })
+    }
+
+    fn inputs(&mut self, stage: &mut StageDecl, node: &Node) {
+        for e in self.map(node, "inputs") {
+            let port = Spanned { value: e.key.clone(), span: e.key_span };
+            let what = format!("inputs.{}", e.key);
+            let (from, gather) = if matches!(e.value.value, Value::Map(_)) {
+                let inner = self.record(&e.value, &what, fields::GATHER).iter().find(|g| g.key == "gather");
+                match inner {
+                    Some(g) => (&g.value, true),
+                    None => {
+                        self.problem("workflow::missing_key", e.value.span, format!("{what} must be `stage.output` or `{{gather: stage.output}}`"));
+                        stage.broken_inputs.push(e.key.clone());
+                        continue;
+                    }
+                }
+            } else {
+                (&e.value, false)
+            };
+            match self.output_ref(from, &what) {
+                Some((producer, output)) => {
+                    stage.inputs.push(InputDecl { port, stage: producer, output, from: from.span, gather });
+                }
+                None => stage.broken_inputs.push(e.key.clone()),
+            }
+        }
+    }
+
+    fn output_ref(&mut self, node: &Node, what: &str) -> Option<(String, String)> {
+        let text = self.string(node, what)?;
+        match text.split_once('.') {
+            Some((stage, output)) if !stage.is_empty() && !output.is_empty() => Some((stage.to_owned(), output.to_owned())),
+            _ => {
+                self.problem("workflow::input", node.span, format!("{what}: `{text}` is not of the form `stage.output`"));
+                None
+            }
+        }
+    }
+
+    fn resources(&mut self, node: &Node) -> Resources {
+        let mut r = Resources::default();
+        for e in self.record(node, "resources", fields::RESOURCES) {
+            match e.key.as_str() {
+                "cpu" => r.cpu = self.whole(&e.value, "resources.cpu", 1).unwrap_or(r.cpu),
+                "mem" => r.mem = self.size(&e.value, "resources.mem").unwrap_or(r.mem),
+                _ => {}
+            }
+        }
+        r
+    }
+
+    fn retry(&mut self, node: &Node) -> Retry {
+        let mut retry = Retry::default();
+        for e in self.record(node, "retry", fields::RETRY) {
+            match e.key.as_str() {
+                "max" => retry.max = self.whole(&e.value, "retry.max", 0).unwrap_or(retry.max),
+                "backoff" => {
+                    let wanted = "a range of durations such as `30s..10m`";
+                    if let Some((low, high)) = self.notation(&e.value, "retry.backoff", wanted, units::duration_range) {
+                        (retry.backoff_min, retry.backoff_max) = (low, high);
+                    }
+                }
+                "on" => retry.on = self.retry_on(&e.value),
+                _ => {}
+            }
+        }
+        retry
+    }
+
+    fn retry_on(&mut self, node: &Node) -> Vec<RetryOn> {
+        let Value::List(items) = &node.value else {
+            self.mismatch(node, "retry.on", "a list of error classes");
+            return Vec::new();
+        };
+        items.iter().filter_map(|n| self.choice(n, "retry.on", RetryOn::NAMES)).collect()
+    }
+
+    fn templates(&mut self, node: &Node, what: &str) -> Vec<SpannedTemplate> {
+        let items: Vec<&Node> = match &node.value {
+            Value::List(items) => items.iter().collect(),
+            Value::Null => Vec::new(),
+            _ => vec![node],
+        };
+        let mut all = Vec::new();
+        for n in items {
+            match &n.value {
+                Value::String(text) => match Template::parse(text) {
+                    Ok(template) => all.push(SpannedTemplate { template, span: n.span }),
+                    Err(message) => {
+                        self.problem("workflow::reference", n.span, message);
+                    }
+                },
+                _ => self.mismatch(n, what, "a list of strings"),
+            }
+        }
+        all
+    }
+
+    fn checkpoint(&mut self, node: &Node) -> Checkpoint {
+        let mut c = Checkpoint { every: None, keep: 2 };
+        for e in self.record(node, "checkpoint", fields::CHECKPOINT) {
+            match e.key.as_str() {
+                "every" => c.every = self.duration(&e.value, "checkpoint.every"),
+                "keep" => c.keep = self.whole(&e.value, "checkpoint.keep", 1).unwrap_or(c.keep),
+                _ => {}
+            }
+        }
+        c
+    }
+
+    fn lease(&mut self, node: &Node) -> Lease {
+        let mut lease = Lease::default();
+        for e in self.record(node, "lease", fields::LEASE) {
+            match e.key.as_str() {
+                "ttl" => lease.ttl = self.duration(&e.value, "lease.ttl"),
+                "idle" => lease.idle = self.duration(&e.value, "lease.idle"),
+                "keep_on_failure" => lease.keep_on_failure = self.duration(&e.value, "lease.keep_on_failure"),
+                "max_usd" => lease.max_usd = self.dollars(&e.value, "lease.max_usd"),
+                _ => {}
+            }
+        }
+        lease
+    }
+}
