@@ -9,10 +9,13 @@
 pub mod cas;
 pub mod digest;
 pub mod encode;
+pub mod fault;
 pub mod files;
-mod index;
+pub mod gc;
+pub mod index;
 pub mod manifest;
 pub mod records;
+pub mod runs;
 pub mod secrecy;
 
 pub use cas::{Access, BlobRef, BlobWriter, Check, Mismatch, Presence, Store, StoreError, StoreOptions};
@@ -20,4 +23,5 @@ pub use digest::{Digest, Hasher};
 pub use encode::Value;
 pub use manifest::{ArtifactId, FileEntry, Manifest, ManifestBuilder, PublicArtifact};
 pub use records::{ActionKey, Lookup, RecordError, ResultId, ResultRecord, StoredResult};
+pub use runs::{AppendLog, Checkpoint, CheckpointBuilder, CheckpointStore, Owner, RunDir, RunId, RunLock};
 pub use secrecy::Secrecy;

@@ -68,9 +68,14 @@ impl Layout {
         self.results().join(&hex[..2]).join(hex)
     }
 
+    /// The folder of the checkpoints of all actions.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.private().join(Secrecy::Secret.to_string()).join("checkpoints")
+    }
+
     /// The folder of the checkpoints of one action key.
     pub(crate) fn checkpoints_of(&self, key: &Digest) -> PathBuf {
-        self.private().join(Secrecy::Secret.to_string()).join("checkpoints").join(key.to_hex())
+        self.checkpoints().join(key.to_hex())
     }
 
     pub(crate) fn runs(&self) -> PathBuf {

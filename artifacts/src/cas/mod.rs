@@ -31,11 +31,12 @@ mod writer;
 mod tests;
 
 pub(crate) use durable::DurableDirs;
-pub(crate) use error::io_error;
 pub use error::{Mismatch, StoreError};
+pub(crate) use error::{io_error, write_error};
 pub(crate) use layout::Layout;
 pub use presence::{Check, Presence};
 pub use put::BlobWriter;
+pub(crate) use read::{hash, open_plain};
 pub use store::{Access, Store, StoreOptions};
 
 use crate::digest::Digest;

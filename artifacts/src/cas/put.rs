@@ -28,6 +28,7 @@ pub struct BlobWriter<'a> {
     buffer: Vec<u8>,
     hasher: Hasher,
     expected: Option<u64>,
+    installed: bool,
     _dir: Arc<WriterDir>,
 }
 
@@ -46,7 +47,7 @@ impl BlobWriter<'_> {
         file.sync().map_err(|e| self.write_error(e))?;
         drop(file);
         let blob = BlobRef { digest: self.hasher.finish(), size: self.hasher.length(), secrecy: self.secrecy };
-        self.store.install_blob(&self.path, &blob)?;
+        self.installed = self.store.install_blob(&self.path, &blob)?;
         Ok(blob)
     }
 
@@ -96,8 +97,10 @@ impl Write for BlobWriter<'_> {
 impl Drop for BlobWriter<'_> {
     fn drop(&mut self) {
         self.clear();
-        // After a successful finish the file has moved away; else it is rubbish, which the next sweep also removes.
-        let _ = self.store.files.remove_file(&self.path);
+        if !self.installed {
+            // Rubbish; if it cannot be removed now, the next sweep does.
+            let _ = self.store.files.remove_file(&self.path);
+        }
     }
 }
 
@@ -113,7 +116,7 @@ impl fmt::Debug for BlobWriter<'_> {
 impl Store {
     /// Begins a blob with this label.
     pub fn blob_writer(&self, secrecy: Secrecy) -> Result<BlobWriter<'_>, StoreError> {
-        let (path, dir) = self.temporary()?;
+        let (path, dir) = self.temporary(secrecy)?;
         let file = self.files.create_new(&path, secrecy.file_mode()).map_err(io_error("create", &path))?;
         Ok(BlobWriter {
             store: self,
@@ -123,6 +126,7 @@ impl Store {
             buffer: Vec::new(),
             hasher: Hasher::new(),
             expected: None,
+            installed: false,
             _dir: dir,
         })
     }
@@ -184,18 +188,18 @@ impl Store {
         }
     }
 
-    /// Gives the durable file at `from` its name as a blob.
-    fn install_blob(&self, from: &Path, blob: &BlobRef) -> Result<(), StoreError> {
+    /// Gives the durable file at `from` its name as a blob; whether it was needed, or the blob was there already.
+    fn install_blob(&self, from: &Path, blob: &BlobRef) -> Result<bool, StoreError> {
         let to = self.layout.blob(blob.secrecy, &blob.digest);
         let dir = to.parent().expect("a blob lies in a folder");
         self.dirs.ensure(&*self.files, dir, blob.secrecy.dir_mode())?;
-        loop {
+        let installed = loop {
             match self.files.rename_no_replace(from, &to) {
-                Ok(()) => break,
+                Ok(()) => break true,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     // The same bytes are there already, unless they rotted: then ours take their place.
                     match self.verify_blob(blob.secrecy, &blob.digest, Some(blob.size)) {
-                        Ok(()) => break,
+                        Ok(()) => break false,
                         Err(StoreError::Corrupt(m)) if m.quarantined.is_some() => {}
                         Err(StoreError::MissingBlob { .. }) => {}
                         Err(error) => return Err(error),
@@ -203,14 +207,15 @@ impl Store {
                 }
                 Err(e) => return Err(write_error("name", &to, 0, e)),
             }
-        }
+        };
         // Also when another process gave it its name: that one may have died before it forced the folder down.
-        self.files.sync_dir(dir).map_err(io_error("force to the disk", dir))
+        self.files.sync_dir(dir).map_err(io_error("force to the disk", dir))?;
+        Ok(installed)
     }
 
     /// Writes a small file durably under a name that must be new, or already have these very bytes.
     pub(crate) fn publish(&self, path: &Path, bytes: &[u8], mode: u32, dir_mode: u32) -> Result<Digest, StoreError> {
-        let (temporary, _dir) = self.temporary()?;
+        let (temporary, _dir) = self.temporary(Secrecy::Public)?;
         let dir = path.parent().expect("a published file lies in a folder");
         self.dirs.ensure(&*self.files, dir, dir_mode)?;
         let outcome = self.publish_through(&temporary, path, bytes, mode);

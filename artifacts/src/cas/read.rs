@@ -158,12 +158,12 @@ fn entry<'m>(manifest: &'m Manifest, name: &str) -> Result<&'m FileEntry, StoreE
 }
 
 /// Opens for reading without following a symbolic link: a link is never what the store wrote.
-pub(super) fn open_plain(path: &Path) -> io::Result<File> {
+pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path)
 }
 
 /// Hashes what is left of a reader.
-pub(super) fn hash(file: &mut impl Read) -> io::Result<Hasher> {
+pub(crate) fn hash(file: &mut impl Read) -> io::Result<Hasher> {
     let mut hasher = Hasher::new();
     let mut chunk = vec![0_u8; CHUNK];
     loop {
@@ -173,11 +173,5 @@ pub(super) fn hash(file: &mut impl Read) -> io::Result<Hasher> {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
-    }
-}
-
-impl Store {
-    fn bring_back(&self, _secrecy: Secrecy, _digest: &Digest) -> Result<bool, StoreError> {
-        Ok(false)
     }
 }

@@ -13,7 +13,7 @@ use super::writer::WriterDir;
 use super::{DurableDirs, Layout, StoreError};
 use crate::digest::Digest;
 use crate::files::{Files, OsFiles};
-use crate::index::Index;
+use crate::index::{Index, IndexStatus};
 use crate::secrecy::Secrecy;
 
 /// The text of the VERSION file.
@@ -112,7 +112,7 @@ pub struct Store {
     pub(crate) files: Arc<dyn Files>,
     pub(crate) dirs: DurableDirs,
     access: Access,
-    index: Option<(bool, Duration)>,
+    index_limit: Option<Duration>,
     opened_index: OnceLock<Index>,
     verified: Mutex<Verified>,
     writer: Mutex<Option<Arc<WriterDir>>>,
@@ -122,24 +122,45 @@ pub struct Store {
 impl Store {
     /// Opens the store at `root`; for writing, it is created if need be.
     pub fn open(root: impl Into<PathBuf>, options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { access, index, index_limit, files } = options;
         let layout = Layout::new(root.into());
         let dirs = DurableDirs::new(layout.root().to_owned());
-        let gc_lock = match access {
+        let gc_lock = match options.access {
             Access::Read => None,
             Access::Write => {
                 fs::create_dir_all(layout.root().parent().unwrap_or(Path::new("")))
                     .map_err(io_error("create the folder above", layout.root()))?;
-                dirs.ensure(&*files, layout.root(), 0o755)?;
+                dirs.ensure(&*options.files, layout.root(), 0o755)?;
                 Some(lock_shared(&layout)?)
             }
         };
+        Self::assemble(layout, dirs, gc_lock, options)
+    }
+
+    /// Opens an existing store for writing with nobody else writing; `None` if somebody does.
+    pub(crate) fn open_alone(root: &Path, files: Arc<dyn Files>) -> Result<Option<Self>, StoreError> {
+        let layout = Layout::new(root.to_owned());
+        if !layout.version().exists() {
+            return Err(StoreError::NoStore { path: root.to_owned() });
+        }
+        let dirs = DurableDirs::new(root.to_owned());
+        let (lock, path) = open_gc_lock(&layout)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(e)) => return Err(io_error("lock", &path)(e)),
+        }
+        let options = StoreOptions::read_write().index(false).files(files);
+        Self::assemble(layout, dirs, Some(lock), options).map(Some)
+    }
+
+    fn assemble(layout: Layout, dirs: DurableDirs, gc_lock: Option<File>, options: StoreOptions) -> Result<Self, StoreError> {
+        let StoreOptions { access, index, index_limit, files } = options;
         let store = Self {
             layout,
             files,
             dirs,
             access,
-            index: index.then_some((access == Access::Write, index_limit)),
+            index_limit: index.then_some(index_limit),
             opened_index: OnceLock::new(),
             verified: Mutex::default(),
             writer: Mutex::default(),
@@ -174,7 +195,7 @@ impl Store {
 
     /// The index, opened at the first call; without effect on any answer but its speed.
     pub(crate) fn index(&self) -> Option<&Index> {
-        let (_, limit) = self.index?;
+        let limit = self.index_limit?;
         Some(self.opened_index.get_or_init(|| Index::open(&self.layout.index(), limit)))
     }
 
@@ -183,12 +204,17 @@ impl Store {
         self.opened_index.get()
     }
 
+    /// How the index is doing; opens it if it is asked for.
+    pub fn index_status(&self) -> IndexStatus {
+        self.index().map_or(IndexStatus::Unused, Index::status)
+    }
+
     pub(super) fn verified(&self) -> MutexGuard<'_, Verified> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new path on the store's file system for a file being written; the guard keeps its folder alive.
-    pub(super) fn temporary(&self) -> Result<(PathBuf, Arc<WriterDir>), StoreError> {
+    pub(crate) fn temporary(&self, secrecy: Secrecy) -> Result<(PathBuf, Arc<WriterDir>), StoreError> {
         self.require_write()?;
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = if let Some(dir) = &*writer {
@@ -198,7 +224,7 @@ impl Store {
             self.dirs.ensure(&*self.files, &tmp, 0o700)?;
             Arc::clone(writer.insert(Arc::new(WriterDir::create(&*self.files, &tmp)?)))
         };
-        Ok((dir.fresh(), dir))
+        Ok((dir.fresh(&*self.files, secrecy)?, dir))
     }
 
     fn check_version(&self) -> Result<(), StoreError> {
@@ -220,18 +246,14 @@ impl Store {
     }
 
     fn create_version(&self, path: &Path) -> Result<(), StoreError> {
-        match self.publish(path, VERSION.as_bytes(), 0o444, 0o755) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.publish(path, VERSION.as_bytes(), 0o444, 0o755)?;
+        Ok(())
     }
 }
 
 /// Takes `gc.lock` shared, waiting for a garbage collection for a while.
 fn lock_shared(layout: &Layout) -> Result<File, StoreError> {
-    let path = layout.gc_lock();
-    let mut options = File::options();
-    let file = options.create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
+    let (file, path) = open_gc_lock(layout)?;
     let begin = Instant::now();
     loop {
         match file.try_lock_shared() {
@@ -246,4 +268,11 @@ fn lock_shared(layout: &Layout) -> Result<File, StoreError> {
             }
         }
     }
+}
+
+fn open_gc_lock(layout: &Layout) -> Result<(File, PathBuf), StoreError> {
+    let path = layout.gc_lock();
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
+    Ok((file, path))
 }

@@ -1,18 +1,20 @@
 //! Folders for files being written: one for each open store, swept once its owner is dead.
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::StoreError;
 use super::error::io_error;
 use crate::files::Files;
+use crate::secrecy::Secrecy;
 
 /// A folder `tmp/<writer>/` of this process's own.
 ///
 /// The lock on `tmp/<writer>.lock` ends with the process, however it dies; whoever can take it may remove the folder.
 #[derive(Debug)]
-pub(super) struct WriterDir {
+pub(crate) struct WriterDir {
     dir: PathBuf,
     lock_path: PathBuf,
     next: AtomicU64,
@@ -31,7 +33,7 @@ impl WriterDir {
             let name = format!("{}-{attempt}", std::process::id());
             let dir = tmp.join(&name);
             match files.create_dir(&dir, 0o700) {
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 other => other.map_err(io_error("create the folder", &dir))?,
             }
             let lock_path = tmp.join(format!("{name}.lock"));
@@ -42,9 +44,15 @@ impl WriterDir {
         unreachable!("a directory has fewer than 2^64 entries")
     }
 
-    /// A path that no other file of this process has.
-    pub(super) fn fresh(&self) -> PathBuf {
-        self.dir.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    /// A path that no other file of this process has, in a folder of its label: even unfinished, two parties' shares do not
+    /// lie in one folder.
+    pub(super) fn fresh(&self, files: &dyn Files, secrecy: Secrecy) -> Result<PathBuf, StoreError> {
+        let dir = self.dir.join(secrecy.to_string());
+        match files.create_dir(&dir, 0o700) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(io_error("create the folder", &dir))?,
+        }
+        Ok(dir.join(self.next.fetch_add(1, Ordering::Relaxed).to_string()))
     }
 }
 
