@@ -75,3 +75,32 @@ impl Linear {
         self.bias.then(|| self.path.join("bias"))
     }
 }
+
+impl LayerNorm {
+    /// The path of `γ`.
+    pub fn weight(&self) -> ParamPath {
+        self.path.join("weight")
+    }
+
+    /// The path of `β`.
+    pub fn bias(&self) -> ParamPath {
+        self.path.join("bias")
+    }
+}
+
+impl Embedding {
+    /// The path of the word table.
+    pub fn word_weight(&self) -> ParamPath {
+        self.path.join("word_embeddings.weight")
+    }
+
+    /// The path of the position table.
+    pub fn position_weight(&self) -> ParamPath {
+        self.path.join("position_embeddings.weight")
+    }
+
+    /// The path of the token-type table.
+    pub fn token_type_weight(&self) -> ParamPath {
+        self.path.join("token_type_embeddings.weight")
+    }
+}

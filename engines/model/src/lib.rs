@@ -4,16 +4,30 @@
 //! (`sprint-clear`), the trainer (`sprint-train`) and the compiler to a gate program (`sprint-mpc-core`). An approximation is a
 //! [`Func`], so training uses the function that is deployed.
 
+pub mod checkpoint;
+mod config;
 mod encoder;
 mod engine;
 mod func;
 mod layer;
+mod params;
 mod path;
 mod spec;
+mod targets;
+mod text;
+mod validate;
 
+pub use checkpoint::{Checkpoint, CheckpointError, TensorData};
+pub use config::{ConfigError, MAX_CONFIG_BYTES};
 pub use encoder::{attention, classify, embed, encode, logits};
 pub use engine::{EmbeddingEngine, Engine};
 pub use func::Func;
 pub use layer::{Embedding, LayerNorm, Linear, Lora};
+pub use params::{ParamKind, Parameter, Part, Tuning, WeightPolicy};
 pub use path::{ParamPath, Visibility};
 pub use spec::{Activation, Architecture, HeadSpec, LoraSpec, ModelSpec, Pooling, SoftCaps, Softmax, TargetModules};
+pub use targets::TargetError;
+pub use text::{
+    Batch, BatchError, Bucket, Encoded, Example, Label, MAX_TOKENIZER_BYTES, TextEncoder, TextError, buckets_by_length,
+};
+pub use validate::{Problem, SpecError};
