@@ -1,1 +1,7 @@
-//! sprint-dp.
+//! Differential-privacy mathematics for SPRINT's fine-tuning: budgets, accountants, calibration, the noisy mechanism, the
+//! crash-safe ledger and the audit. No tensors, no clock, no environment; f64 throughout, rounding only upwards.
+
+pub mod accountant;
+pub mod budget;
+pub mod calibrate;
+mod special;

@@ -1,0 +1,268 @@
+//! Calibration: the smallest stored σ whose accounted ε meets a target, and the plan that ties σ, q and steps together.
+//!
+//! σ is searched by bracketing on the accountant's own ε (which only rounds up), rounded **up** to four decimals, and its ε verified
+//! against the target afterwards. A [`Plan`] is the only thing a trainer takes its steps, rate and noise from, and the only thing
+//! that [`Plan::segment`] accounts: steps taken = steps calibrated = steps accounted by construction.
+
+use crate::accountant::{self, AccountantError, SIGMA_MAX, SIGMA_MIN, Segment, pld, rdp};
+use crate::budget::{BudgetError, Delta, Epsilon, NoiseMultiplier, SamplingRate, Steps};
+use serde::{Deserialize, Serialize};
+
+/// σ is stored with four decimals.
+const DECIMALS: f64 = 1e4;
+
+/// Which accountant a calibration trusts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accountant {
+    /// Privacy-loss distributions (the default for claims).
+    Pld,
+    /// Rényi differential privacy.
+    Rdp,
+}
+
+impl Accountant {
+    /// ε of the segments at δ by this accountant.
+    pub fn epsilon(self, segments: &[Segment], delta: Delta) -> Result<f64, AccountantError> {
+        match self {
+            Self::Pld => pld::epsilon(segments, delta),
+            Self::Rdp => Ok(rdp::epsilon(segments, delta)?.epsilon),
+        }
+    }
+}
+
+/// σ by both accountants.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigmaReport {
+    /// By the privacy-loss distribution.
+    pub pld: NoiseMultiplier,
+    /// By RDP.
+    pub rdp: NoiseMultiplier,
+}
+
+/// σ for a fresh run by both accountants.
+pub fn sigma_all(epsilon: Epsilon, delta: Delta, q: SamplingRate, steps: Steps) -> Result<SigmaReport, AccountantError> {
+    Ok(SigmaReport {
+        pld: sigma(Accountant::Pld, &[], epsilon, delta, q, steps)?,
+        rdp: sigma(Accountant::Rdp, &[], epsilon, delta, q, steps)?,
+    })
+}
+
+/// The smallest four-decimal σ such that `spent` followed by `steps` at rate `q` meets (`epsilon`, `delta`).
+///
+/// Domain: an answer in [0.05, 10⁶]. Error: at most 2·10⁻⁴ of σ plus one stored decimal above the accountant's own optimum, never below it.
+pub fn sigma(
+    by: Accountant,
+    spent: &[Segment],
+    epsilon: Epsilon,
+    delta: Delta,
+    q: SamplingRate,
+    steps: Steps,
+) -> Result<NoiseMultiplier, AccountantError> {
+    let unreachable = || AccountantError::Unreachable { epsilon: epsilon.get(), low: SIGMA_MIN, high: SIGMA_MAX };
+    let with = |sigma: f64| -> Result<Vec<Segment>, AccountantError> {
+        let mut all = spent.to_vec();
+        all.push(Segment { q, sigma: NoiseMultiplier::new(sigma)?, steps });
+        Ok(all)
+    };
+    let exact = |ticks: u64| by.epsilon(&with(ticks as f64 / DECIMALS)?, delta);
+    let start = guess(&with, epsilon.get(), delta.get())?;
+    let ticks = |sigma: f64| (sigma * DECIMALS).ceil() as u64;
+    let (least, most) = (ticks(SIGMA_MIN), ticks(SIGMA_MAX));
+
+    // Bracket [low, high] around the guess, in units of the last stored decimal, with ε(low) > target ≥ ε(high).
+    let (mut low, mut high, mut factor) = (None, None, 1.004_f64);
+    let mut at = ticks(start).clamp(least, most);
+    while low.is_none() || high.is_none() {
+        let value = exact(at)?;
+        if value <= epsilon.get() {
+            high = Some((at, value));
+            if at == least {
+                break;
+            }
+            at = ((at as f64 / factor) as u64).min(at - 1).max(least);
+        } else {
+            low = Some((at, value));
+            if at == most {
+                return Err(unreachable());
+            }
+            at = ((at as f64 * factor) as u64).max(at + 1).min(most);
+        }
+        factor = factor.powi(3).min(16.0);
+    }
+    let Some(mut best) = high else { return Err(unreachable()) };
+    if let Some(mut below) = low {
+        shrink(&exact, epsilon.get(), &mut below, &mut best)?;
+    }
+    Ok(NoiseMultiplier::new(best.0 as f64 / DECIMALS)?)
+}
+
+/// Narrows (below, best] by regula falsi with bisection as a guard, to one stored decimal or 10⁻⁴ of σ.
+fn shrink(
+    exact: &dyn Fn(u64) -> Result<f64, AccountantError>,
+    target: f64,
+    below: &mut (u64, f64),
+    best: &mut (u64, f64),
+) -> Result<(), AccountantError> {
+    for round in 0..60 {
+        let gap = best.0 - below.0;
+        if gap <= 1 || (gap as f64) <= 1e-4 * best.0 as f64 {
+            break;
+        }
+        let line = (below.1 - target) / (below.1 - best.1);
+        let share = if round % 3 == 2 || !line.is_finite() { 0.5 } else { line };
+        // Lean past the crossing so that both ends close in.
+        let lean = (2e-5 * best.0 as f64).ceil() as u64;
+        let at = (below.0 + (gap as f64 * share) as u64 + lean).clamp(below.0 + 1, best.0 - 1);
+        let value = exact(at)?;
+        if value <= target { *best = (at, value) } else { *below = (at, value) }
+    }
+    Ok(())
+}
+
+/// A σ near the answer from the saddle-point estimate (bisection in ln σ).
+fn guess(with: &dyn Fn(f64) -> Result<Vec<Segment>, AccountantError>, target: f64, delta: f64) -> Result<f64, AccountantError> {
+    accountant::check(&with(1.0)?)?;
+    let (mut low, mut high) = (SIGMA_MIN.ln(), SIGMA_MAX.ln());
+    for _ in 0..24 {
+        let middle = 0.5 * (low + high);
+        if pld::estimate(&with(middle.exp())?, delta) > target { low = middle } else { high = middle }
+    }
+    Ok(high.exp())
+}
+
+/// What a private run is allowed and obliged to do: N₀ records, rate q, T steps, noise σ, and the claim it was calibrated for.
+///
+/// Invariant: ε of `steps` steps at (q, σ) and δ is at most `epsilon` by the named accountant; checked again when read from a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "PlanFields", into = "PlanFields")]
+pub struct Plan {
+    fields: PlanFields,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanFields {
+    records: u64,
+    expected_batch: u64,
+    q: SamplingRate,
+    steps: Steps,
+    sigma: NoiseMultiplier,
+    epsilon: Epsilon,
+    delta: Delta,
+    accountant: Accountant,
+}
+
+/// What the user asks of a run, before calibration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Request {
+    /// N₀, the public nominal number of records.
+    pub records: u64,
+    /// B, the expected logical batch; also the divisor of every noisy sum.
+    pub expected_batch: u64,
+    /// Passes over the data, possibly fractional.
+    pub epochs: f64,
+    /// Target ε.
+    pub epsilon: Epsilon,
+    /// Target δ.
+    pub delta: Delta,
+}
+
+/// T = ⌊epochs·N/B⌋ but at least 1: whole logical batches, as SPRINT's loader takes them (32 on SST-2 for one epoch at B = 2048).
+pub fn steps_for(records: u64, expected_batch: u64, epochs: f64) -> Result<Steps, BudgetError> {
+    SamplingRate::from_batch(expected_batch, records)?;
+    let whole_epochs = epochs.trunc() as u64;
+    if !(epochs.is_finite() && epochs > 0.0 && epochs < 1e9) {
+        return Err(BudgetError { field: "epochs", value: epochs, fix: "give a number of epochs above 0" });
+    }
+    let per_epoch = (records / expected_batch).max(1);
+    let rest = (epochs.fract() * per_epoch as f64).round() as u64;
+    Steps::new((whole_epochs.saturating_mul(per_epoch) + rest).max(1))
+}
+
+impl Plan {
+    /// Derives q and T from the request and calibrates σ.
+    pub fn calibrate(request: Request, by: Accountant) -> Result<Self, AccountantError> {
+        let q = SamplingRate::from_batch(request.expected_batch, request.records)?;
+        let steps = steps_for(request.records, request.expected_batch, request.epochs)?;
+        let sigma = sigma(by, &[], request.epsilon, request.delta, q, steps)?;
+        Ok(Self {
+            fields: PlanFields {
+                records: request.records,
+                expected_batch: request.expected_batch,
+                q,
+                steps,
+                sigma,
+                epsilon: request.epsilon,
+                delta: request.delta,
+                accountant: by,
+            },
+        })
+    }
+
+    /// The public number of records N₀.
+    pub fn records(&self) -> u64 {
+        self.fields.records
+    }
+
+    /// The expected batch B, the divisor of every noisy sum.
+    pub fn expected_batch(&self) -> u64 {
+        self.fields.expected_batch
+    }
+
+    /// The sampling rate of every step.
+    pub fn q(&self) -> SamplingRate {
+        self.fields.q
+    }
+
+    /// How many noisy steps the plan pays for.
+    pub fn steps(&self) -> Steps {
+        self.fields.steps
+    }
+
+    /// The noise multiplier of every step.
+    pub fn sigma(&self) -> NoiseMultiplier {
+        self.fields.sigma
+    }
+
+    /// The target ε.
+    pub fn epsilon(&self) -> Epsilon {
+        self.fields.epsilon
+    }
+
+    /// The target δ.
+    pub fn delta(&self) -> Delta {
+        self.fields.delta
+    }
+
+    /// The whole plan as one accounted segment.
+    pub fn segment(&self) -> Segment {
+        Segment { q: self.fields.q, sigma: self.fields.sigma, steps: self.fields.steps }
+    }
+}
+
+impl TryFrom<PlanFields> for Plan {
+    type Error = AccountantError;
+
+    fn try_from(fields: PlanFields) -> Result<Self, AccountantError> {
+        let least = SamplingRate::from_batch(fields.expected_batch, fields.records)?;
+        if fields.q < least {
+            let fix = "the sampling rate is below batch/records: calibrate the plan again";
+            return Err(BudgetError { field: "q", value: fields.q.get(), fix }.into());
+        }
+        let plan = Self { fields };
+        let spent = plan.fields.accountant.epsilon(&[plan.segment()], plan.fields.delta)?;
+        if spent > plan.fields.epsilon.get() {
+            let fix = "sigma does not meet the plan's own epsilon: calibrate the plan again";
+            return Err(BudgetError { field: "sigma", value: plan.fields.sigma.get(), fix }.into());
+        }
+        Ok(plan)
+    }
+}
+
+impl From<Plan> for PlanFields {
+    fn from(plan: Plan) -> Self {
+        plan.fields
+    }
+}
