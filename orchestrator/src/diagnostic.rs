@@ -27,17 +27,17 @@ impl Source {
 
 /// Which [`Source`] a [`Span`] is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SourceId(u32);
+pub(crate) struct SourceId(u32);
 
 /// A half-open range of bytes of one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span {
+pub(crate) struct Span {
     /// The source.
-    pub source: SourceId,
+    pub(crate) source: SourceId,
     /// First byte.
-    pub start: usize,
+    pub(crate) start: usize,
     /// One past the last byte.
-    pub end: usize,
+    pub(crate) end: usize,
 }
 
 impl Span {
@@ -48,7 +48,7 @@ impl Span {
 
 /// The texts read so far, in the order they were read.
 #[derive(Debug, Clone, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     all: Vec<Source>,
 }
 

@@ -1,12 +1,35 @@
 //! From a workflow file to finished artifacts: reading and checking, planning by content, running durably.
+//!
+//! ```text
+//! Workflow::load ─► Plan::of                    what would run, and why
+//!              └──► Engine::run ─► RunEvent…    what runs, and what came of it
+//! ```
+//!
+//! [`Engine`] hands attempts to an [`Executor`]; [`LocalExecutor`] runs each in a child process whose `main` calls [`worker_main`].
 
 mod config;
 mod diagnostic;
+mod event;
 mod exec;
+mod exit;
+mod journal;
+mod plan;
+mod query;
+mod resume;
 mod workflow;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Source};
-pub use exec::{Failure, RetryOn};
+pub use event::{LeaseIntent, OutputRef, RunEvent, RunFinished, RunStatus, StageCounts};
+pub use exec::{
+    Engine, Executor, FailedStage, Failure, Host, InProcessExecutor, Intent, IntentId, IntentState, Interrupt, KeptLease,
+    LocalExecutor, ORPHANED, Operation, Outcome, Report, ReportSender, RetryOn, RunError, RunOptions, RunReport, Stop,
+    worker_main,
+};
+pub use exit::ExitCode;
+pub use journal::{IllegalEvent, JournalError, OpenLease, RunState, StageRecord, StageStatus, next_status};
+pub use plan::{Change, History, NothingSelected, Plan, PlanError, PlanState, PlannedStage};
+pub use query::{ArtifactRow, QueryError, RunView, StageView, artifacts, events_of, find_artifact, log_file, status};
+pub use resume::{RequestError, RunRequest, resumable};
 pub use workflow::{
     Axis, Checkpoint, Edge, Instance, InstanceId, Lease, Limits, LoadError, ParseIdError, Resources, Retry, Selector, StageDef,
     Workflow, WorkflowInputs, workflow_schema,

@@ -1,5 +1,25 @@
-//! Running a plan: one dispatcher decides, executors act.
+//! Running a workflow: one dispatcher decides, executors act.
 
+mod attempt;
+mod commit;
+mod dispatcher;
+mod engine;
+mod executor;
+mod in_process;
+mod lease;
+mod limits;
+mod local;
+mod node;
+mod protocol;
 mod retry;
+mod schedule;
+mod worker;
 
+pub(crate) use engine::log_path;
+pub use engine::{Engine, FailedStage, Host, Interrupt, RunError, RunOptions, RunReport};
+pub use executor::{Executor, Intent, IntentId, IntentState, Operation, Outcome, Report, ReportSender, Stop};
+pub use in_process::InProcessExecutor;
+pub use lease::KeptLease;
+pub use local::LocalExecutor;
 pub use retry::{Failure, RetryOn};
+pub use worker::{ORPHANED, worker_main};

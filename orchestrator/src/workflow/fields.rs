@@ -76,25 +76,25 @@ pub(crate) const WORKFLOW: &[Field] = &[
     field("stages", "The stages by name.", || json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/stage"}})),
 ];
 
-pub(crate) const LIMITS: &[Field] = &[
-    field("cpu", "Processor threads.", whole),
-    field("mem", "Memory.", size),
-    field("max_usd", "Dollars.", dollars),
-];
+pub(crate) const LIMITS: &[Field] =
+    &[field("cpu", "Processor threads.", whole), field("mem", "Memory.", size), field("max_usd", "Dollars.", dollars)];
 
 pub(crate) const STAGE: &[Field] = &[
     field("kind", "What it runs: `kind@version`.", string),
     field("over", "The axes it runs once per value of.", names),
     field("inputs", "Per port `stage.output`, or `{gather: stage.output}` for a table over the producer's other axes.", || {
         let one = json!({"type": "string", "pattern": "^[^.]+\\.[^.]+$"});
-        let many = json!({"type": "object", "required": ["gather"], "additionalProperties": false, "properties": {"gather": one}});
+        let many =
+            json!({"type": "object", "required": ["gather"], "additionalProperties": false, "properties": {"gather": one}});
         json!({"type": "object", "additionalProperties": {"anyOf": [one, many]}})
     }),
     field("params", "The kind's own parameters; scalars may refer to ${params.NAME} and ${matrix.AXIS}.", params),
     field("needs", "Stages that must have finished first although nothing of theirs is read.", names),
-    field("cache", "When an earlier result stands in: always, measure (same run only) or never.", || {
-        json!({"enum": ["always", "measure", "never"]})
-    }),
+    field(
+        "cache",
+        "When an earlier result stands in: always, measure (same run only) or never.",
+        || json!({"enum": ["always", "measure", "never"]}),
+    ),
     field("resources", "What it uses while it runs.", || object(RESOURCES)),
     field("retry", "When a failed attempt is followed by another.", || object(RETRY)),
     field("timeout", "Longest time of one attempt.", duration),
@@ -111,9 +111,11 @@ pub(crate) const RESOURCES: &[Field] = &[field("cpu", "Processor threads.", whol
 pub(crate) const RETRY: &[Field] = &[
     field("max", "Attempts after the first.", natural),
     field("backoff", "Shortest and longest wait before the next attempt.", backoff),
-    field("on", "Failures worth another attempt.", || {
-        json!({"type": "array", "items": {"enum": crate::exec::RetryOn::NAMES.iter().map(|(n, _)| *n).collect::<Vec<_>>()}})
-    }),
+    field(
+        "on",
+        "Failures worth another attempt.",
+        || json!({"type": "array", "items": {"enum": crate::exec::RetryOn::NAMES.iter().map(|(n, _)| *n).collect::<Vec<_>>()}}),
+    ),
 ];
 
 pub(crate) const CHECKPOINT: &[Field] =
@@ -130,9 +132,8 @@ pub(crate) const LEASE: &[Field] = &[
 pub(crate) fn json_schema(kinds: &[(&str, u32, &str, &Value)]) -> Value {
     let mut stage = object(STAGE);
     stage["required"] = json!(["kind"]);
-    let spellings = kinds.iter().flat_map(|(name, version, about, _)| {
-        [(format!("{name}@{version}"), *about), ((*name).to_owned(), *about)]
-    });
+    let spellings =
+        kinds.iter().flat_map(|(name, version, about, _)| [(format!("{name}@{version}"), *about), ((*name).to_owned(), *about)]);
     let mut spellings: Vec<Value> = spellings.map(|(k, about)| json!({"const": k, "description": about})).collect();
     spellings.dedup();
     stage["properties"]["kind"] = json!({"description": "What it runs.", "oneOf": spellings});

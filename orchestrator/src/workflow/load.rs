@@ -194,7 +194,9 @@ impl Workflow {
     /// Checks what an earlier [`Workflow::load`] read, without touching the file system.
     pub fn from_inputs(inputs: WorkflowInputs, registry: &Registry) -> Result<Self, Diagnostics> {
         let fragments = inputs.fragments.clone();
-        Self::build(inputs, registry, &mut |name| fragments.get(name).cloned().ok_or_else(|| "not recorded with the run".to_owned()))
+        Self::build(inputs, registry, &mut |name| {
+            fragments.get(name).cloned().ok_or_else(|| "not recorded with the run".to_owned())
+        })
     }
 
     fn build(mut inputs: WorkflowInputs, registry: &Registry, read: &mut config::ReadFragment<'_>) -> Result<Self, Diagnostics> {
@@ -224,7 +226,7 @@ impl Workflow {
         let axes = matrix::axes(&doc.matrix, doc.params.as_ref(), &mut problems);
         check_mutexes(&doc, &mut problems);
         let linked = validate::link(&doc, &axes, registry, &mut problems);
-        let params = Parameters { doc: &doc, axes: &axes, linked: &linked }.normalise(&mut problems);
+        let params = Parameters { base: &inputs.base, doc: &doc, axes: &axes, linked: &linked }.normalise(&mut problems);
         let params_of = match (problems.is_empty(), params) {
             (true, Some(params)) => params,
             _ => return Err(Diagnostics::new(sources, problems)),
@@ -272,7 +274,8 @@ impl Workflow {
 
 /// The JSON Schema of a workflow file for editors.
 pub fn workflow_schema(registry: &Registry) -> Json {
-    let kinds: Vec<_> = registry.iter().map(|s| (s.spec().kind, s.spec().version, s.spec().about, &s.spec().params_schema)).collect();
+    let kinds: Vec<_> =
+        registry.iter().map(|s| (s.spec().kind, s.spec().version, s.spec().about, &s.spec().params_schema)).collect();
     super::fields::json_schema(&kinds)
 }
 
@@ -298,6 +301,7 @@ fn check_params_are_plain(params: Option<&Node>, problems: &mut Vec<Problem>) {
 type ParamsOf = Vec<Vec<Arc<Json>>>;
 
 struct Parameters<'a> {
+    base: &'a Path,
     doc: &'a Document,
     axes: &'a [Axis],
     linked: &'a Linked,
@@ -327,7 +331,7 @@ impl Parameters<'_> {
             if problems.len() > before {
                 return None;
             }
-            let normal = known.entry(resolved.to_string()).or_insert_with(|| match kind.normalise(&resolved) {
+            let normal = known.entry(resolved.to_string()).or_insert_with(|| match self.normal_form(&**kind, &resolved) {
                 Ok(json) => Some(Arc::new(json)),
                 Err(found) => {
                     problems.extend(found.into_iter().map(|p| param_problem(&place, node, &decl.name.value, p)));
@@ -340,6 +344,15 @@ impl Parameters<'_> {
             }
         }
         sound.then_some(all)
+    }
+
+    /// Defaults filled in, local files pinned, every number exact.
+    fn normal_form(&self, kind: &dyn Stage, params: &Json) -> Result<Json, Vec<ParamProblem>> {
+        let pinned = kind.pin(&kind.normalise(params)?, self.base)?;
+        match encode::Value::from_json(&pinned) {
+            Ok(_) => Ok(pinned),
+            Err(e) => Err(vec![ParamProblem::new(&[], format!("a number cannot be part of a key: {e}"))]),
+        }
     }
 }
 

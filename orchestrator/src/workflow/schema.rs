@@ -298,7 +298,8 @@ impl Reader {
 
     /// Reads the whole document.
     pub(crate) fn document(&mut self, root: &Node) -> Document {
-        let mut doc = Document { name: String::new(), params: None, matrix: Vec::new(), limits: Limits::default(), stages: Vec::new() };
+        let mut doc =
+            Document { name: String::new(), params: None, matrix: Vec::new(), limits: Limits::default(), stages: Vec::new() };
         if matches!(root.value, Value::Null) {
             self.problem("workflow::empty", root.span, "the file is empty").help = Some("start with `sprint-flow: 1`".to_owned());
             return doc;
@@ -441,7 +442,11 @@ impl Reader {
                 match inner {
                     Some(g) => (&g.value, true),
                     None => {
-                        self.problem("workflow::missing_key", e.value.span, format!("{what} must be `stage.output` or `{{gather: stage.output}}`"));
+                        self.problem(
+                            "workflow::missing_key",
+                            e.value.span,
+                            format!("{what} must be `stage.output` or `{{gather: stage.output}}`"),
+                        );
                         stage.broken_inputs.push(e.key.clone());
                         continue;
                     }

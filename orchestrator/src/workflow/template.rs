@@ -61,14 +61,6 @@ impl Template {
         }
     }
 
-    /// The text, if the scalar refers to nothing.
-    pub(crate) fn literal(&self) -> Option<&str> {
-        match self.parts.as_slice() {
-            [Part::Text(t)] => Some(t),
-            _ => None,
-        }
-    }
-
     pub(crate) fn references(&self) -> impl Iterator<Item = &Reference> {
         self.parts.iter().filter_map(|p| match p {
             Part::Reference(r) => Some(r),
@@ -130,7 +122,7 @@ mod tests {
             ]
         );
         assert!(Template::parse("${params.x}").unwrap().whole().is_some());
-        assert_eq!(Template::parse("").unwrap().literal(), Some(""));
+        assert_eq!(Template::parse("").unwrap().parts, [Part::Text(String::new())]);
         for bad in ["${", "${env.HOME}", "${params}", "${matrix.a.b}", "${params.}"] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }

@@ -115,7 +115,8 @@ impl Linker<'_> {
     fn missing_inputs(&self, index: usize, stage: &StageDecl, problems: &mut Vec<Problem>) {
         let Some(spec) = self.spec(index) else { return };
         for port in spec.inputs.iter().filter(|p| !p.optional) {
-            let given = stage.inputs.iter().any(|i| i.port.value == port.name) || stage.broken_inputs.iter().any(|b| b == port.name);
+            let given =
+                stage.inputs.iter().any(|i| i.port.value == port.name) || stage.broken_inputs.iter().any(|b| b == port.name);
             if given {
                 continue;
             }
@@ -144,13 +145,18 @@ impl Linker<'_> {
                 "input `{}` takes a `{}`, but `{}.{}` is a `{}`",
                 port.name, port.artifact, input.stage, input.output, output.artifact
             );
-            let fitting: Vec<String> =
-                made.outputs.iter().filter(|o| o.artifact == port.artifact).map(|o| format!("`{}.{}`", input.stage, o.name)).collect();
+            let fitting: Vec<String> = made
+                .outputs
+                .iter()
+                .filter(|o| o.artifact == port.artifact)
+                .map(|o| format!("`{}.{}`", input.stage, o.name))
+                .collect();
             let help = (!fitting.is_empty()).then(|| format!("{} would fit", fitting.join(" or ")));
             return Some(Problem::new("workflow::artifact", input.from, message).maybe_help(help));
         }
         if input.gather && !port.gather {
-            let message = format!("input `{}` of kind `{}` takes one artifact and cannot gather", port.name, self.spec(consumer)?.kind);
+            let message =
+                format!("input `{}` of kind `{}` takes one artifact and cannot gather", port.name, self.spec(consumer)?.kind);
             return Some(Problem::new("workflow::gather", input.from, message));
         }
         None
@@ -220,7 +226,8 @@ impl Linker<'_> {
 
     /// Depth first, in the order written; a cycle is reported once, at the edge that closes it.
     fn order(&self, problems: &mut Vec<Problem>) -> Vec<usize> {
-        let mut walk = Walk { linker: self, done: vec![false; self.doc.stages.len()], path: Vec::new(), order: Vec::new(), problems };
+        let mut walk =
+            Walk { linker: self, done: vec![false; self.doc.stages.len()], path: Vec::new(), order: Vec::new(), problems };
         for index in 0..self.doc.stages.len() {
             walk.visit(index);
         }

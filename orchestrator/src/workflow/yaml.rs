@@ -358,7 +358,9 @@ fn resolve_plain(text: &str) -> Result<Value, String> {
     }
     let radix = text.strip_prefix("0x").map(|d| (d, 16)).or_else(|| text.strip_prefix("0o").map(|d| (d, 8)));
     if let Some((digits, radix)) = radix {
-        return Ok(u64::from_str_radix(digits, radix).map_or_else(|_| Value::String(text.to_owned()), |n| Value::Number(n.into())));
+        return Ok(
+            u64::from_str_radix(digits, radix).map_or_else(|_| Value::String(text.to_owned()), |n| Value::Number(n.into()))
+        );
     }
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     if !unsigned.is_empty() && unsigned.bytes().all(|b| b.is_ascii_digit()) {

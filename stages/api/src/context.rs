@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sprint_artifacts::{ArtifactId, Store};
 
 use crate::{EventSink, StageError, StageEvent};
 
-/// One artifact on an input port. `axes` are the matrix coordinates of its producer, which a gathered input becomes a table by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// One artifact on an input port. `axes` are the matrix coordinates of its producer, which a gathered input becomes a table by; on a
+/// port that does not gather they are empty, because they are not in the action key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct InputArtifact {
     /// The producer's coordinates, such as `task=sst2, epsilon=8`.
     pub axes: BTreeMap<String, String>,
@@ -28,6 +31,10 @@ pub trait CheckpointAccess: Send + Sync {
     fn offer(&self, bundle: &[u8]) -> Result<(), StageError>;
     /// A directory private to this action key that outlives attempts: append-only ledgers live here, never bulk data.
     fn ledger_dir(&self) -> &Path;
+    /// The time between bundles that the workflow wishes for (`checkpoint: {every: 10m}`); the stage decides at its own steps.
+    fn every(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Everything a stage may touch.

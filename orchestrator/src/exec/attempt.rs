@@ -1,0 +1,248 @@
+//! One attempt of a stage, in whatever process it runs: its context, its checkpoints, its scratch folder, its lock.
+
+use std::fs::{self, File, TryLockError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sprint_artifacts::{ActionKey, CheckpointBuilder, CheckpointStore, Store, StoreError};
+use sprint_stage_api::{
+    CheckpointAccess, ContextParts, ErrorClass, EventSink, Registry, Stage, StageContext, StageError, StageEvent, StageOutputs,
+};
+
+use super::executor::{Operation, Outcome};
+use super::protocol::Request;
+
+/// The name of the one file in a bundle.
+const BUNDLE: &str = "bundle";
+/// How often a lock held elsewhere, and cancellation meanwhile, are looked at.
+const LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// Whether the run is being cancelled.
+pub(super) type Cancelled<'a> = &'a (dyn Fn() -> bool + Send + Sync);
+
+/// Runs the request to its end. Never panics, whatever the stage does.
+pub(super) fn perform(
+    request: &Request,
+    registry: &Registry,
+    store: &Store,
+    events: &dyn EventSink,
+    cancelled: Cancelled<'_>,
+) -> Outcome {
+    let Some(stage) = registry.get(&request.kind, Some(request.version)) else {
+        let message = format!("this program has no stage kind {}@{}", request.kind, request.version);
+        return Outcome::Failed(StageError::permanent(message));
+    };
+    let state = match ActionState::open(store, request.key) {
+        Ok(state) => state,
+        Err(error) => return Outcome::Failed(error),
+    };
+    let (lock, waited) = match state.acquire(events, cancelled) {
+        Ok(acquired) => acquired,
+        Err(error) => return Outcome::Failed(error),
+    };
+    if waited && request.reusable && request.operation == Operation::Run {
+        return Outcome::Superseded;
+    }
+    let outcome = with_scratch(store, |scratch| call(&**stage, request, store, &state, scratch, events, cancelled));
+    drop(lock);
+    match outcome {
+        Ok(outputs) => Outcome::Done(outputs.iter().map(|(port, id)| (port.to_owned(), *id)).collect()),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+fn call(
+    stage: &dyn Stage,
+    request: &Request,
+    store: &Store,
+    state: &ActionState<'_>,
+    scratch: &Path,
+    events: &dyn EventSink,
+    cancelled: Cancelled<'_>,
+) -> Result<StageOutputs, StageError> {
+    let checkpoints = Checkpoints { state, every: request.checkpoint_every_ms.map(Duration::from_millis) };
+    let ctx = StageContext::new(ContextParts {
+        store,
+        params: &request.params,
+        inputs: &request.inputs,
+        scratch: scratch.to_owned(),
+        attempt: request.attempt,
+        axes: &request.axes,
+        events,
+        checkpoints: &checkpoints,
+        cancelled,
+        env: &request.env,
+        base: request.base.clone(),
+        cpus: request.cpus,
+    });
+    let work = || match &request.operation {
+        Operation::Run => stage.run(&ctx),
+        Operation::Release { outputs } => {
+            let outputs = outputs.iter().map(|(port, id)| (port.clone(), *id)).collect();
+            stage.release(&ctx, &outputs).map(|()| StageOutputs::new())
+        }
+    };
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+        let message = format!("the stage panicked: {}", text.unwrap_or_else(|| "no message".to_owned()));
+        Err(StageError::permanent(message).help("this is a fault in the program; its log has the place"))
+    })
+}
+
+fn with_scratch<T>(store: &Store, work: impl FnOnce(&Path) -> Result<T, StageError>) -> Result<T, StageError> {
+    let parent = store.root().join("tmp").join("scratch");
+    fs::create_dir_all(&parent).map_err(|e| io_error("create", &parent, &e))?;
+    remove_abandoned(&parent);
+    let scratch = Scratch::create(&parent)?;
+    work(&scratch.path)
+}
+
+/// A folder that its process holds locked while it exists; whatever is not locked was left by a killed one.
+struct Scratch {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Scratch {
+    fn create(parent: &Path) -> Result<Self, StageError> {
+        for n in 0u32.. {
+            let path = parent.join(format!("{}-{n}", std::process::id()));
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    let lock = File::open(&path).map_err(|e| io_error("open", &path, &e))?;
+                    lock.lock().map_err(|e| io_error("lock", &path, &e))?;
+                    return Ok(Self { path, _lock: lock });
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(io_error("create", &path, &e)),
+            }
+        }
+        Err(StageError::permanent("no free name for a scratch folder"))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Scratch folders hold plain text of private data, so those of killed processes are removed at the first chance.
+fn remove_abandoned(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let path = entry.path();
+        // A folder between its creation and its lock is at most this young.
+        let young =
+            entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age < Duration::from_secs(5)));
+        if !young && File::open(&path).is_ok_and(|f| f.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+/// What outlives the attempts of one action: its ledger folder and the lock that keeps two processes from working on it at once.
+struct ActionState<'a> {
+    store: &'a Store,
+    key: ActionKey,
+    ledger: PathBuf,
+}
+
+impl<'a> ActionState<'a> {
+    fn open(store: &'a Store, key: ActionKey) -> Result<Self, StageError> {
+        let ledger = store.root().join("private").join("secret").join("ledgers").join(key.to_hex());
+        create_private(&ledger)?;
+        Ok(Self { store, key, ledger })
+    }
+
+    /// Takes the action for this process; the flag says whether another one had it meanwhile.
+    fn acquire(&self, events: &dyn EventSink, cancelled: Cancelled<'_>) -> Result<(File, bool), StageError> {
+        let path = self.ledger.with_extension("lock");
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error("open", &path, &e))?;
+        let mut waited = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok((file, waited)),
+                Err(TryLockError::Error(e)) => return Err(io_error("lock", &path, &e)),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if cancelled() {
+                return Err(StageError::new(ErrorClass::Cancelled, "cancelled while another process worked on the same action"));
+            }
+            if !waited {
+                events.emit(StageEvent::Log { line: "another process is working on the same action; waiting for it".to_owned() });
+            }
+            waited = true;
+            std::thread::sleep(LOCK_POLL);
+        }
+    }
+}
+
+fn create_private(path: &Path) -> Result<(), StageError> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| io_error("create", path, &e))
+}
+
+fn io_error(what: &str, path: &Path, error: &std::io::Error) -> StageError {
+    let class = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorClass::Refused,
+        _ => ErrorClass::Permanent,
+    };
+    StageError::new(class, format!("cannot {what} {}: {error}", path.display()))
+}
+
+struct Checkpoints<'a> {
+    state: &'a ActionState<'a>,
+    every: Option<Duration>,
+}
+
+impl CheckpointAccess for Checkpoints<'_> {
+    fn latest(&self) -> Result<Option<Vec<u8>>, StageError> {
+        let found = CheckpointStore::for_key(self.state.store, self.state.key).latest().map_err(|e| checkpoint_error(&e))?;
+        Ok(found.and_then(|c| c.file(BUNDLE).map(<[u8]>::to_vec)))
+    }
+
+    fn offer(&self, bundle: &[u8]) -> Result<(), StageError> {
+        let builder = CheckpointBuilder::new(0).bytes(BUNDLE, bundle);
+        CheckpointStore::for_key(self.state.store, self.state.key).offer(&builder).map_err(|e| checkpoint_error(&e))
+    }
+
+    fn ledger_dir(&self) -> &Path {
+        &self.state.ledger
+    }
+
+    fn every(&self) -> Option<Duration> {
+        self.every
+    }
+}
+
+fn checkpoint_error(error: &sprint_artifacts::runs::CheckpointError) -> StageError {
+    use sprint_artifacts::runs::CheckpointError;
+    let class = match error {
+        CheckpointError::Store(e) => store_class(e),
+        _ => ErrorClass::Integrity,
+    };
+    StageError::new(class, format!("checkpoint: {}", chain(error)))
+}
+
+/// What the scheduler may do about a failing store.
+pub(super) fn store_class(error: &StoreError) -> ErrorClass {
+    match error {
+        StoreError::DiskFull { .. } => ErrorClass::Refused,
+        e if e.is_integrity() || e.is_missing() => ErrorClass::Integrity,
+        _ => ErrorClass::Permanent,
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

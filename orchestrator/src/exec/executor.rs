@@ -1,0 +1,149 @@
+//! Where stage attempts run: the contract between the dispatcher, which decides, and executors, which act.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sprint_artifacts::{ActionKey, ArtifactId};
+use sprint_stage_api::{Inputs, StageError, StageEvent};
+use tokio::sync::mpsc;
+
+use crate::workflow::InstanceId;
+
+/// The name of one attempt; the same intent always has the same name, so an executor can find what it was given before.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IntentId(String);
+
+impl IntentId {
+    /// `run/stage[axis=value]#attempt`, with `/release` for giving back what the attempt holds.
+    pub fn new(run: &str, stage: &InstanceId, attempt: u32, operation: &Operation) -> Self {
+        let suffix = match operation {
+            Operation::Run => "",
+            Operation::Release { .. } => "/release",
+        };
+        Self(format!("{run}/{stage}#{attempt}{suffix}"))
+    }
+}
+
+impl fmt::Display for IntentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a stage is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "do", deny_unknown_fields)]
+pub enum Operation {
+    /// The work.
+    Run,
+    /// Giving back what an earlier attempt holds.
+    Release {
+        /// Its outputs, if it came that far.
+        outputs: BTreeMap<String, ArtifactId>,
+    },
+}
+
+/// One attempt, as it was journalled.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Its name.
+    pub id: IntentId,
+    /// The run.
+    pub run: String,
+    /// The instance.
+    pub stage: InstanceId,
+    /// What to do.
+    pub operation: Operation,
+    /// The stage's kind.
+    pub kind: String,
+    /// Its version.
+    pub version: u32,
+    /// The action's key: checkpoints and ledgers are bound to it.
+    pub key: ActionKey,
+    /// Normalised parameters.
+    pub params: Arc<serde_json::Value>,
+    /// Inputs by port.
+    pub inputs: Inputs,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// The instance's coordinates.
+    pub axes: BTreeMap<String, String>,
+    /// The declared environment.
+    pub env: Arc<BTreeMap<String, String>>,
+    /// The folder that relative paths are resolved against.
+    pub base: PathBuf,
+    /// Threads it may use.
+    pub cpus: usize,
+    /// The store.
+    pub store: PathBuf,
+    /// Where the attempt's log goes.
+    pub log: PathBuf,
+    /// Whether an equal action elsewhere would do as well: then one that has just ended elsewhere is looked up again.
+    pub reusable: bool,
+    /// Wished milliseconds between checkpoints.
+    pub checkpoint_every_ms: Option<u64>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It made these artifacts (none for a release).
+    Done(BTreeMap<String, ArtifactId>),
+    /// It failed.
+    Failed(StageError),
+    /// Another process worked on the same key meanwhile; its result may be there now.
+    Superseded,
+}
+
+/// What an executor tells about an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// The stage reported something.
+    Event(StageEvent),
+    /// It ended; the last report of an attempt.
+    Ended(Outcome),
+}
+
+/// Where reports go.
+pub type ReportSender = mpsc::UnboundedSender<(IntentId, Report)>;
+
+/// How firmly to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Ask the stage to save its progress and end.
+    Gracefully,
+    /// End it now, with everything it started.
+    Now,
+}
+
+/// Whether an executor knows an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntentState {
+    /// It is under way.
+    Running,
+    /// It is not known here, or has ended.
+    Gone,
+}
+
+/// Runs attempts somewhere.
+///
+/// `find` is what makes a restarted engine safe with remote executors: a submission that timed out may still have arrived, so
+/// before a second attempt the first is looked for by its name.
+pub trait Executor: Send + Sync {
+    /// Starts an attempt; its reports follow. An error means that nothing was started.
+    fn submit(&self, intent: Intent, reports: ReportSender) -> Result<(), StageError>;
+    /// Looks for an attempt by name.
+    fn find(&self, id: &IntentId) -> Option<IntentState>;
+    /// Whether an attempt is under way.
+    fn poll(&self, id: &IntentId) -> IntentState {
+        self.find(id).unwrap_or(IntentState::Gone)
+    }
+    /// Stops an attempt; its last report still comes.
+    fn cancel(&self, id: &IntentId, how: Stop);
+    /// Where its log is.
+    fn logs(&self, id: &IntentId) -> Option<PathBuf>;
+}

@@ -1,0 +1,91 @@
+//! What the orchestrator and a stage worker say to each other: JSON, one object a line.
+//!
+//! ```text
+//! orchestrator → worker   {request}  then at most {"control":"cancel"}; end of file means: the orchestrator is gone, exit
+//! worker → orchestrator   {"say":"event",…}*  {"say":"done"|"failed"|"superseded",…}
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sprint_artifacts::{ActionKey, ArtifactId};
+use sprint_stage_api::{Inputs, StageError, StageEvent};
+
+use super::executor::{Intent, Operation};
+use crate::workflow::InstanceId;
+
+/// The version of this exchange; both ends are the same binary, so a mismatch means a binary replaced during a run.
+pub(super) const VERSION: u32 = 1;
+/// The longest line either side reads.
+pub(super) const MAX_LINE: usize = 16 << 20;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    pub(super) v: u32,
+    pub(super) run: String,
+    pub(super) stage: InstanceId,
+    pub(super) operation: Operation,
+    pub(super) kind: String,
+    pub(super) version: u32,
+    pub(super) key: ActionKey,
+    pub(super) params: serde_json::Value,
+    pub(super) inputs: Inputs,
+    pub(super) attempt: u32,
+    pub(super) axes: BTreeMap<String, String>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) base: PathBuf,
+    pub(super) cpus: usize,
+    pub(super) store: PathBuf,
+    pub(super) reusable: bool,
+    pub(super) checkpoint_every_ms: Option<u64>,
+}
+
+impl Request {
+    pub(super) fn of(intent: &Intent) -> Self {
+        Self {
+            v: VERSION,
+            run: intent.run.clone(),
+            stage: intent.stage.clone(),
+            operation: intent.operation.clone(),
+            kind: intent.kind.clone(),
+            version: intent.version,
+            key: intent.key,
+            params: (*intent.params).clone(),
+            inputs: intent.inputs.clone(),
+            attempt: intent.attempt,
+            axes: intent.axes.clone(),
+            env: (*intent.env).clone(),
+            base: intent.base.clone(),
+            cpus: intent.cpus,
+            store: intent.store.clone(),
+            reusable: intent.reusable,
+            checkpoint_every_ms: intent.checkpoint_every_ms,
+        }
+    }
+}
+
+/// What may follow the request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "control", rename_all = "snake_case")]
+pub(super) enum Control {
+    /// Save your progress and end.
+    Cancel,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Say {
+    Event { report: StageEvent },
+    Done { outputs: BTreeMap<String, ArtifactId> },
+    Failed { error: StageError },
+    Superseded,
+}
+
+/// One value as a line.
+pub(super) fn line<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(value).expect("plain data has a JSON form");
+    bytes.push(b'\n');
+    bytes
+}

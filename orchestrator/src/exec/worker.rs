@@ -1,0 +1,97 @@
+//! The worker's side of a stage attempt: the hidden `stage-worker` command.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sprint_artifacts::{Store, StoreOptions};
+use sprint_stage_api::{EventSink, Registry, StageError, StageEvent};
+
+use super::attempt::{chain, perform, store_class};
+use super::executor::Outcome;
+use super::protocol::{Control, MAX_LINE, Request, Say, VERSION, line};
+
+/// The exit status of a worker whose orchestrator is gone.
+pub const ORPHANED: i32 = 86;
+
+/// Runs the one attempt described on `input`, reports on `output`, and returns the process' exit status.
+///
+/// From then on a thread watches `input`. When it ends, the orchestrator is gone, by whatever signal, and the process exits at once:
+/// the kernel closes its pipes, so that processes it started by the same rule end too. Nothing is ever left behind.
+pub fn worker_main(registry: &Registry, input: impl Read + Send + 'static, output: impl Write + Send + 'static) -> i32 {
+    let mut input = BufReader::new(input);
+    let out = Arc::new(Output(Mutex::new(Box::new(output))));
+    let request = match read_request(&mut input) {
+        Ok(Some(request)) => request,
+        Ok(None) => return ORPHANED,
+        Err(message) => {
+            out.say(&Say::Failed { error: StageError::permanent(message) });
+            return 2;
+        }
+    };
+    let cancelled = Arc::new(AtomicBool::new(false));
+    watch(input, cancelled.clone());
+    let outcome = match Store::open(&request.store, StoreOptions::read_write().index(false)) {
+        Ok(store) => perform(&request, registry, &store, &*out, &|| cancelled.load(Ordering::Relaxed)),
+        Err(e) => Outcome::Failed(StageError::new(store_class(&e), chain(&e))),
+    };
+    out.say(&match outcome {
+        Outcome::Done(outputs) => Say::Done { outputs },
+        Outcome::Failed(error) => Say::Failed { error },
+        Outcome::Superseded => Say::Superseded,
+    });
+    0
+}
+
+fn read_request(input: &mut impl BufRead) -> Result<Option<Request>, String> {
+    let mut text = Vec::new();
+    let read = input.take(MAX_LINE as u64).read_until(b'\n', &mut text).map_err(|e| format!("cannot read the request: {e}"))?;
+    if read == 0 || text.last() != Some(&b'\n') {
+        return Ok(None);
+    }
+    let request: Request = serde_json::from_slice(&text).map_err(|e| format!("the request cannot be read: {e}"))?;
+    if request.v != VERSION {
+        return Err(format!(
+            "the request has version {}, this worker speaks {VERSION}; was the program replaced during the run?",
+            request.v
+        ));
+    }
+    Ok(Some(request))
+}
+
+fn watch(mut input: impl BufRead + Send + 'static, cancelled: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        loop {
+            text.clear();
+            match (&mut input).take(MAX_LINE as u64).read_until(b'\n', &mut text) {
+                Ok(n) if n > 0 => {
+                    if let Ok(Control::Cancel) = serde_json::from_slice(&text) {
+                        cancelled.store(true, Ordering::Relaxed);
+                    }
+                }
+                _ => std::process::exit(ORPHANED),
+            }
+        }
+    });
+}
+
+/// The pipe to the orchestrator. A write that fails means that it is gone; the watcher then ends the process.
+struct Output(Mutex<Box<dyn Write + Send>>);
+
+impl Output {
+    fn say(&self, what: &Say) {
+        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = out.write_all(&line(what)).and_then(|()| out.flush());
+    }
+}
+
+impl EventSink for Output {
+    fn emit(&self, event: StageEvent) {
+        if let StageEvent::Log { line } = &event {
+            // Standard error is the attempt's log file.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+        self.say(&Say::Event { report: event });
+    }
+}

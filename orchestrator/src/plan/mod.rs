@@ -1,0 +1,228 @@
+//! What a run would do, and why: keys, hits, misses, and what cannot be known yet.
+
+mod explain;
+mod key;
+mod resolve;
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use sprint_artifacts::{ActionKey, Check, RecordError, Store};
+use sprint_stage_api::{CachePolicy, Effect};
+
+pub use explain::{Change, History};
+pub(crate) use key::Keyed;
+pub(crate) use resolve::{Found, Outputs, key_of, look_up};
+
+use crate::workflow::{InstanceId, Selector, Workflow};
+
+/// Whether an instance would run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanState {
+    /// A result is there, or nobody needs a new one.
+    Hit,
+    /// It would run.
+    Miss,
+    /// It depends on outputs that are not made yet; if they come out as before, it will be a hit.
+    Blocked,
+}
+
+/// One instance of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlannedStage {
+    /// Its name.
+    pub id: InstanceId,
+    /// Its kind, without version.
+    pub kind: String,
+    /// Its version.
+    pub version: u32,
+    /// Its action key, if its inputs are known.
+    pub key: Option<ActionKey>,
+    /// Whether it would run.
+    pub state: PlanState,
+    /// Why, in words; one entry per changed field of the key.
+    pub why: Vec<String>,
+    /// What differs from the nearest earlier result.
+    pub changes: Vec<Change>,
+    /// Whether running it spends privacy budget.
+    pub spends_privacy: bool,
+}
+
+/// What a run would do, in the order of the workflow's instances.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// The workflow's name.
+    pub workflow: String,
+    /// The instances.
+    pub stages: Vec<PlannedStage>,
+}
+
+/// A selector that matches nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`--only {selector}` selects no stage{}", .help.as_ref().map(|h| format!("; {h}")).unwrap_or_default())]
+pub struct NothingSelected {
+    /// The selector.
+    pub selector: String,
+    /// The fix.
+    pub help: Option<String>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// `--only` selects nothing.
+    #[error(transparent)]
+    Nothing(#[from] NothingSelected),
+    /// The store cannot be read.
+    #[error("the store's results cannot be read")]
+    Record(#[from] RecordError),
+}
+
+impl Plan {
+    /// Plans `workflow` against what `store` holds; without a store everything is new.
+    pub fn of(workflow: &Workflow, store: Option<&Store>, only: &[Selector], salt: &str) -> Result<Self, PlanError> {
+        let selected = select(workflow, only)?;
+        let mut planner = Planner { workflow, store, salt, history: None, states: Vec::new(), outputs: Vec::new() };
+        for index in 0..workflow.instances().len() {
+            let planned = if selected.contains(&index) { Some(planner.stage(index)?) } else { None };
+            planner.states.push(planned);
+        }
+        planner.demand();
+        Ok(Self { workflow: workflow.name().to_owned(), stages: planner.states.into_iter().flatten().collect() })
+    }
+
+    /// How many instances would run, as far as is known.
+    pub fn count(&self, state: PlanState) -> usize {
+        self.stages.iter().filter(|s| s.state == state).count()
+    }
+
+    /// Whether a run would do nothing.
+    pub fn is_done(&self) -> bool {
+        self.count(PlanState::Hit) == self.stages.len()
+    }
+}
+
+/// The instances that `only` selects and everything they need; all of them if it is empty.
+pub(crate) fn select(workflow: &Workflow, only: &[Selector]) -> Result<BTreeSet<usize>, NothingSelected> {
+    let instances = workflow.instances();
+    if only.is_empty() {
+        return Ok((0..instances.len()).collect());
+    }
+    let mut selected = BTreeSet::new();
+    for selector in only {
+        let before = selected.len();
+        selected.extend((0..instances.len()).filter(|i| selector.matches(instances[*i].id())));
+        let known = instances.iter().any(|i| selector.matches(i.id()));
+        if selected.len() == before && !known {
+            let stages = workflow.stages().iter().map(crate::workflow::StageDef::name);
+            let help = if stages.clone().any(|s| s == selector.stage()) {
+                instances
+                    .iter()
+                    .find(|i| i.id().stage() == selector.stage())
+                    .map(|i| format!("its instances look like `{}`", i.id()))
+            } else {
+                crate::diagnostic::suggest(selector.stage(), stages)
+            };
+            return Err(NothingSelected { selector: selector.to_string(), help });
+        }
+    }
+    for index in (0..instances.len()).rev() {
+        if selected.contains(&index) {
+            selected.extend(instances[index].before());
+        }
+    }
+    Ok(selected)
+}
+
+struct Planner<'a> {
+    workflow: &'a Workflow,
+    store: Option<&'a Store>,
+    salt: &'a str,
+    history: Option<History>,
+    states: Vec<Option<PlannedStage>>,
+    outputs: Vec<Option<Outputs>>,
+}
+
+impl Planner<'_> {
+    fn stage(&mut self, index: usize) -> Result<PlannedStage, RecordError> {
+        let instance = &self.workflow.instances()[index];
+        let stage = self.workflow.stage_of(instance);
+        let spec = stage.kind().spec();
+        self.outputs.resize(index + 1, None);
+        let keyed = key_of(self.workflow, index, self.salt, |i| self.outputs[i].as_ref());
+        let mut planned = PlannedStage {
+            id: instance.id().clone(),
+            kind: spec.kind.to_owned(),
+            version: spec.version,
+            key: keyed.as_ref().ok().map(|k| k.key),
+            state: PlanState::Miss,
+            why: Vec::new(),
+            changes: Vec::new(),
+            spends_privacy: spec.effect == Effect::SpendsPrivacy,
+        };
+        match keyed {
+            Err(unknown) => {
+                let names = unknown.iter().map(|i| self.workflow.instances()[*i].id().to_string()).collect::<Vec<_>>();
+                let more = if names.len() > 4 { format!(" and {} more", names.len() - 4) } else { String::new() };
+                planned.state = PlanState::Blocked;
+                planned.why = vec![format!("unknown until {}{more} ran", names[..names.len().min(4)].join(", "))];
+            }
+            Ok(keyed) if stage.cache() == CachePolicy::Never => self.outputs[index] = Some(Outputs::ByKey(keyed.key)),
+            Ok(keyed) => {
+                let found = match self.store {
+                    Some(store) => look_up(store, spec, stage.cache(), &keyed.key, None, Check::Cheap)?,
+                    None => Found::Miss(Vec::new()),
+                };
+                match found {
+                    Found::Hit(record) => {
+                        planned.state = PlanState::Hit;
+                        self.outputs[index] = Some(Outputs::Artifacts(record.outputs));
+                    }
+                    Found::Miss(reasons) => (planned.why, planned.changes) = self.why(&instance.id, &keyed, reasons)?,
+                }
+            }
+        }
+        Ok(planned)
+    }
+
+    fn why(&mut self, id: &InstanceId, keyed: &Keyed, reasons: Vec<String>) -> Result<(Vec<String>, Vec<Change>), RecordError> {
+        if !reasons.is_empty() {
+            return Ok((reasons, Vec::new()));
+        }
+        if self.history.is_none() {
+            self.history = Some(self.store.map(History::load).transpose()?.unwrap_or_default());
+        }
+        let changes = self.history.as_ref().and_then(|h| h.changes(id, &keyed.preimage));
+        Ok(match changes {
+            None => (vec!["never ran before".to_owned()], Vec::new()),
+            Some(changes) => (changes.iter().map(ToString::to_string).collect(), changes),
+        })
+    }
+
+    /// Instances whose result is never reused run only if somebody needs them; consumers come after, so backwards.
+    fn demand(&mut self) {
+        for index in (0..self.states.len()).rev() {
+            let instance = &self.workflow.instances()[index];
+            if self.workflow.stage_of(instance).cache() != CachePolicy::Never {
+                continue;
+            }
+            let consumers: Vec<PlanState> =
+                instance.consumers.iter().filter_map(|c| self.states[*c].as_ref()).map(|s| s.state).collect();
+            let Some(own) = self.states[index].as_mut() else { continue };
+            if own.state == PlanState::Blocked {
+                continue;
+            }
+            (own.state, own.why) = if consumers.is_empty() {
+                (PlanState::Miss, vec!["is never reused".to_owned()])
+            } else if consumers.contains(&PlanState::Miss) {
+                (PlanState::Miss, vec!["is never reused, and a consumer runs".to_owned()])
+            } else if consumers.contains(&PlanState::Blocked) {
+                (PlanState::Blocked, vec!["is never reused; runs if a consumer runs".to_owned()])
+            } else {
+                (PlanState::Hit, vec!["not needed: every consumer is cached".to_owned()])
+            };
+        }
+    }
+}
