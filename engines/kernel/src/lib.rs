@@ -1,1 +1,30 @@
-//! sprint-kernel.
+//! The arithmetic kernels of the MPC engine: pseudo-random generator, products over Z_2^64, wire packing and
+//! function secret sharing.
+//!
+//! This is the only crate of the workspace that may use `unsafe`, and it uses it for one purpose: SIMD. Every kernel
+//! exists twice, as portable code and as AVX-512 code chosen at run time by CPU detection, and a property test holds the
+//! two equal bit for bit. The choice therefore never changes a result; [`description`] says what was chosen.
+//!
+//! Control flow and memory addresses depend only on public values (shapes, points, opened inputs), never on shares,
+//! seeds, keys or the dealer's secret points.
+//!
+//! | Module | Computes |
+//! |---|---|
+//! | [`Prg`] | block `i` of a stream is `AES_k(start + i)` |
+//! | [`gemm_public`], [`gemm`], [`gemm_nt`] | products mod 2^64 |
+//! | [`pack`], [`unpack`] | words of `n` bits on the wire |
+//! | [`dpf`] | XOR shares of `1[alpha < point]` |
+//! | [`lut`] | additive shares of `table[x_hat - alpha]` |
+
+mod cipher;
+mod cpu;
+pub mod dpf;
+mod gemm;
+pub mod lut;
+mod packing;
+mod prg;
+
+pub use cpu::description;
+pub use gemm::{MAX_WEIGHT, PackedWeights, gemm, gemm_add, gemm_nt, gemm_nt_add, gemm_public};
+pub use packing::{PackError, pack, packed_len, unpack};
+pub use prg::Prg;

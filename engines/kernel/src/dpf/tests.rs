@@ -1,0 +1,83 @@
+use super::*;
+use crate::Prg;
+use proptest::prelude::*;
+
+/// `count` root seeds of one party.
+fn roots(label: u8, count: usize) -> Vec<u128> {
+    let mut words = vec![0u64; 2 * count];
+    Prg::new([label; 16]).fill_u64(0, &mut words);
+    words.chunks(2).map(|w| u128::from(w[0]) | u128::from(w[1]) << 64).collect()
+}
+
+/// The opened bits at `points[keys, p]`.
+fn open(bits: u32, alphas: &[u64], points: &[u64], p: usize) -> Vec<u8> {
+    let (s0, s1) = (roots(1, alphas.len()), roots(2, alphas.len()));
+    let mut keys = Vec::new();
+    generate(bits, alphas, &s0, &s1, &mut keys);
+    assert_eq!(keys.len(), alphas.len() * key_len(bits));
+    let (mut a, mut b) = (vec![9; points.len()], vec![9; points.len()]);
+    prefix(0, bits, &s0, &keys, points, p, &mut a);
+    prefix(1, bits, &s1, &keys, points, p, &mut b);
+    assert!(a.iter().chain(&b).all(|share| *share < 2));
+    a.iter().zip(&b).map(|(a, b)| a ^ b).collect()
+}
+
+fn expect_comparison(bits: u32, alphas: &[u64], points: &[u64], p: usize) {
+    for (i, opened) in open(bits, alphas, points, p).into_iter().enumerate() {
+        let (alpha, x) = (alphas[i / p], points[i]);
+        assert_eq!(opened == 1, alpha < x, "bits {bits} alpha {alpha} point {x}");
+    }
+}
+
+#[test]
+fn prefix_is_the_comparison_at_every_point_of_small_domains() {
+    for bits in 1..=12 {
+        let domain = 1u64 << bits;
+        let alphas: Vec<u64> = if bits <= 5 {
+            (0..domain).collect()
+        } else {
+            [0, 1, 63 % domain, 64 % domain, domain / 2 - 1, domain / 2, domain / 3, domain - 1].to_vec()
+        };
+        let points: Vec<u64> = alphas.iter().flat_map(|_| 0..=domain).collect();
+        expect_comparison(bits, &alphas, &points, domain as usize + 1);
+    }
+}
+
+#[test]
+fn no_points_and_no_keys_are_fine() {
+    assert!(open(16, &[], &[], 1).is_empty());
+    assert!(open(16, &[5, 6], &[], 0).is_empty());
+}
+
+#[test]
+fn one_party_alone_sees_balanced_bits() {
+    let count = 20_000;
+    let (s0, s1) = (roots(3, count), roots(4, count));
+    let mut keys = Vec::new();
+    generate(16, &vec![1000; count], &s0, &s1, &mut keys);
+    for (party, seeds) in [(0, &s0), (1, &s1)] {
+        let mut out = vec![0; count];
+        prefix(party, 16, seeds, &keys, &vec![40_000; count], 1, &mut out);
+        let ones = out.iter().map(|b| u32::from(*b)).sum::<u32>();
+        // Five standard deviations of a fair coin: 5 · sqrt(20 000) / 2 = 354.
+        assert!(ones.abs_diff(10_000) < 354, "party {party}: {ones}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn prefix_is_the_comparison_at_random_points(
+        bits in 1u32..=32,
+        p in 1usize..5,
+        raw in prop::collection::vec((any::<u64>(), prop::collection::vec((any::<u64>(), any::<bool>()), 4)), 1..40),
+    ) {
+        let domain = 1u64 << bits;
+        let alphas: Vec<u64> = raw.iter().map(|(a, _)| a % domain).collect();
+        let points: Vec<u64> = raw
+            .iter()
+            .flat_map(|(a, xs)| xs[..p].iter().map(move |(x, near)| if *near { (a % domain + x % 3).saturating_sub(1).min(domain) } else { x % (domain + 1) }))
+            .collect();
+        expect_comparison(bits, &alphas, &points, p);
+    }
+}

@@ -1,0 +1,70 @@
+use super::*;
+use crate::Prg;
+use proptest::prelude::*;
+
+fn words(label: u8, count: usize) -> Vec<u64> {
+    let mut words = vec![0u64; count];
+    Prg::new([label; 16]).fill_u64(0, &mut words);
+    words
+}
+
+fn roots(label: u8, count: usize) -> Vec<u128> {
+    let seed = |w: &[u64]| u128::from(w[0]) | u128::from(w[1]) << 64;
+    words(label, 2 * count).chunks(2).map(seed).collect()
+}
+
+fn expect_table_values(bits: u32, alphas: &[u64], x_hat: &[u64], tables: &[&[u64]]) {
+    let (s0, s1) = (roots(1, alphas.len()), roots(2, alphas.len()));
+    let mut keys = Vec::new();
+    generate(bits, alphas, &s0, &s1, &mut keys);
+    assert_eq!(keys.len(), alphas.len() * key_len(bits));
+    let (mut a, mut b) = (vec![9; x_hat.len() * tables.len()], vec![9; x_hat.len() * tables.len()]);
+    eval(0, bits, &s0, &keys, x_hat, tables, &mut a);
+    eval(1, bits, &s1, &keys, x_hat, tables, &mut b);
+    for (i, (a, b)) in a.iter().zip(&b).enumerate() {
+        let (key, table) = (i / tables.len(), tables[i % tables.len()]);
+        let index = x_hat[key].wrapping_sub(alphas[key]) as usize % table.len();
+        assert_eq!(a.wrapping_add(*b), table[index], "bits {bits} alpha {} x_hat {}", alphas[key], x_hat[key]);
+        assert!(*a != 0 && *b != 0, "a share of a random value is not zero");
+    }
+}
+
+#[test]
+fn look_up_is_right_for_every_mask_and_index_of_small_domains() {
+    for bits in 1..=5 {
+        let domain = 1u64 << bits;
+        let table = words(5, domain as usize);
+        let alphas: Vec<u64> = (0..domain * domain).map(|i| i / domain).collect();
+        let x_hat: Vec<u64> = (0..domain * domain).map(|i| i % domain).collect();
+        expect_table_values(bits, &alphas, &x_hat, &[&table]);
+    }
+}
+
+#[test]
+fn look_up_is_right_in_the_widest_domain() {
+    let (t, u) = (words(5, 1 << 13), words(6, 1 << 13));
+    expect_table_values(13, &[0, 8191, 4096, 77, 5000], &[0, 0, 8191, 76, 12], &[&t, &u]);
+}
+
+#[test]
+fn no_tables_and_no_keys_are_fine() {
+    expect_table_values(4, &[], &[], &[&[1; 16]]);
+    eval(0, 4, &[1], &[0; 64], &[3], &[], &mut []);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn look_up_is_right_at_random_indices(
+        bits in 1u32..=10,
+        tables in 1usize..4,
+        raw in prop::collection::vec((any::<u64>(), any::<u64>()), 1..30),
+    ) {
+        let domain = 1u64 << bits;
+        let store: Vec<Vec<u64>> = (0..tables).map(|j| words(10 + j as u8, domain as usize)).collect();
+        let tables: Vec<&[u64]> = store.iter().map(Vec::as_slice).collect();
+        let alphas: Vec<u64> = raw.iter().map(|(a, _)| a % domain).collect();
+        let x_hat: Vec<u64> = raw.iter().map(|(_, x)| x % domain).collect();
+        expect_table_values(bits, &alphas, &x_hat, &tables);
+    }
+}
