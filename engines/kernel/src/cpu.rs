@@ -33,7 +33,7 @@ fn detect() -> Cpu {
     Cpu {
         avx512,
         ifma: avx512 && is_x86_feature_detected!("avx512ifma"),
-        vaes: avx512 && is_x86_feature_detected!("vaes") && is_x86_feature_detected!("aes"),
+        vaes: avx512 && is_x86_feature_detected!("vaes") && is_x86_feature_detected!("aes") && is_x86_feature_detected!("sse4.1"),
         fast_mul64: (leaf.ebx, leaf.edx, leaf.ecx) == AUTHENTIC_AMD,
     }
 }

@@ -23,6 +23,8 @@ mod gemm;
 pub mod lut;
 mod packing;
 mod prg;
+#[cfg(target_arch = "x86_64")]
+mod vaes;
 
 pub use cpu::description;
 pub use gemm::{MAX_WEIGHT, PackedWeights, gemm, gemm_add, gemm_nt, gemm_nt_add, gemm_public};

@@ -34,9 +34,13 @@ mod portable;
 #[cfg(test)]
 mod tests;
 mod tree;
+#[cfg(target_arch = "x86_64")]
+mod vaes;
 
 pub(crate) use tree::{Level, SEED, mask, open_node, step};
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::Cpu;
 use rayon::prelude::*;
 
 /// Bits of the domain that one 128-bit leaf covers.
@@ -79,7 +83,7 @@ pub fn generate(bits: u32, alphas: &[u64], seeds0: &[u128], seeds1: &[u128], out
         .zip(alphas.par_chunks(KEYS_PER_TASK))
         .zip(seeds0.par_chunks(KEYS_PER_TASK))
         .zip(seeds1.par_chunks(KEYS_PER_TASK))
-        .for_each(|(((keys, alphas), seeds0), seeds1)| portable::generate(bits, alphas, seeds0, seeds1, keys));
+        .for_each(|(((keys, alphas), seeds0), seeds1)| generate_task(bits, alphas, seeds0, seeds1, keys));
 }
 
 /// Writes this party's XOR shares of `1[alpha_i < points[i, j]]`; each point is in `0..=2^bits`.
@@ -103,5 +107,23 @@ pub fn prefix(party: u8, bits: u32, seeds: &[u128], keys: &[u8], points: &[u64],
         .zip(points.par_chunks(p * KEYS_PER_TASK))
         .zip(seeds.par_chunks(KEYS_PER_TASK))
         .zip(keys.par_chunks(len * KEYS_PER_TASK))
-        .for_each(|(((out, points), seeds), keys)| portable::prefix(party, bits, seeds, keys, points, p, out));
+        .for_each(|(((out, points), seeds), keys)| prefix_task(party, bits, seeds, keys, points, p, out));
+}
+
+fn generate_task(bits: u32, alphas: &[u64], seeds0: &[u128], seeds1: &[u128], keys: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if Cpu::detected().vaes {
+        // SAFETY: VAES, AVX-512 and AES-NI were detected.
+        return unsafe { vaes::generate(bits, alphas, seeds0, seeds1, keys) };
+    }
+    portable::generate(bits, alphas, seeds0, seeds1, keys);
+}
+
+fn prefix_task(party: u8, bits: u32, seeds: &[u128], keys: &[u8], points: &[u64], p: usize, out: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if Cpu::detected().vaes {
+        // SAFETY: VAES, AVX-512 and AES-NI were detected.
+        return unsafe { vaes::prefix(party, bits, seeds, keys, points, p, out) };
+    }
+    portable::prefix(party, bits, seeds, keys, points, p, out);
 }

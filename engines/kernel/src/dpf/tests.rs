@@ -81,3 +81,39 @@ proptest! {
         expect_comparison(bits, &alphas, &points, p);
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+mod twins {
+    use super::*;
+    use crate::cpu::Cpu;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn vaes_keys_and_shares_equal_the_portable_ones(
+            bits in 1u32..=32,
+            p in 1usize..4,
+            raw in prop::collection::vec((any::<u64>(), any::<u128>(), any::<u128>(), any::<[u64; 4]>()), 1..40),
+        ) {
+            prop_assume!(Cpu::detected().vaes);
+            // Unreduced points and unmasked root seeds must be treated alike too.
+            let alphas: Vec<u64> = raw.iter().map(|r| r.0).collect();
+            let s0: Vec<u128> = raw.iter().map(|r| r.1).collect();
+            let s1: Vec<u128> = raw.iter().map(|r| r.2).collect();
+            let points: Vec<u64> = raw.iter().flat_map(|r| r.3[..p].iter().map(|x| x % ((1 << bits) + 1))).collect();
+            let mut expected = vec![0; raw.len() * key_len(bits)];
+            portable::generate(bits, &alphas, &s0, &s1, &mut expected);
+            let mut keys = vec![0; expected.len()];
+            // SAFETY: the assumption above checked the CPU.
+            unsafe { vaes::generate(bits, &alphas, &s0, &s1, &mut keys) };
+            prop_assert_eq!(&keys, &expected);
+            for (party, seeds) in [(0, &s0), (1, &s1)] {
+                let (mut a, mut b) = (vec![0; points.len()], vec![0; points.len()]);
+                portable::prefix(party, bits, seeds, &keys, &points, p, &mut a);
+                // SAFETY: the assumption above checked the CPU.
+                unsafe { vaes::prefix(party, bits, seeds, &keys, &points, p, &mut b) };
+                prop_assert_eq!(a, b);
+            }
+        }
+    }
+}

@@ -1,6 +1,11 @@
 //! The pseudo-random generator: AES-128 in counter mode with random access.
 
+#[cfg(target_arch = "x86_64")]
+mod vaes;
+
 use crate::cipher::Cipher;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::Cpu;
 use core::fmt;
 
 /// A stream of pseudo-random blocks under one secret key: block `i` is `AES_k(i)`, both little-endian.
@@ -9,6 +14,9 @@ use core::fmt;
 /// schedule is zeroised on drop, and the type can be neither cloned nor printed.
 pub struct Prg {
     cipher: Cipher,
+    /// Present exactly when this CPU has VAES.
+    #[cfg(target_arch = "x86_64")]
+    round_keys: Option<crate::vaes::RoundKeys>,
 }
 
 /// Blocks produced per step of the portable path.
@@ -17,11 +25,25 @@ const STEP: usize = 16;
 impl Prg {
     /// Expands the key schedule of `key`.
     pub fn new(key: [u8; 16]) -> Self {
-        Self { cipher: Cipher::new(key) }
+        Self {
+            cipher: Cipher::new(key),
+            #[cfg(target_arch = "x86_64")]
+            round_keys: Cpu::detected().vaes.then(|| {
+                // SAFETY: `vaes` is detected only together with AES-NI and SSE4.1.
+                unsafe { crate::vaes::RoundKeys::expand(key) }
+            }),
+        }
     }
 
     /// Fills `out` with blocks `start_block, start_block + 1, …` (mod 2^128); a last partial block is cut.
     pub fn fill_bytes(&self, start_block: u128, out: &mut [u8]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(keys) = &self.round_keys {
+            // SAFETY: round keys exist only where VAES and AVX-512 were detected.
+            if unsafe { vaes::fill(keys, start_block, out) } {
+                return;
+            }
+        }
         let mut counter = start_block;
         for chunk in out.chunks_mut(16 * STEP) {
             let blocks = self.blocks(&mut counter, chunk.len().div_ceil(16));
@@ -33,6 +55,10 @@ impl Prg {
 
     /// Fills `out` with the same stream as [`Prg::fill_bytes`], read as little-endian words (two per block).
     pub fn fill_u64(&self, start_block: u128, out: &mut [u64]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.round_keys.is_some() {
+            return self.fill_bytes(start_block, vaes::as_bytes(out));
+        }
         let mut counter = start_block;
         for chunk in out.chunks_mut(2 * STEP) {
             let blocks = self.blocks(&mut counter, chunk.len().div_ceil(2));

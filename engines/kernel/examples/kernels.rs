@@ -1,0 +1,162 @@
+//! Timing tables of every kernel on this machine, one thread: `cargo run --release -p sprint-kernel --example kernels`.
+//!
+//! "of peak" compares with what this example measures as the attainable rate of the limiting unit: the clock cancels out.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use sprint_kernel::{PackedWeights, Prg, dpf, gemm, gemm_nt, gemm_public, lut, pack, packed_len, unpack};
+
+/// The best of several runs, in seconds: interference from other programs only ever adds time.
+fn best(mut run: impl FnMut()) -> f64 {
+    let (start, mut best) = (Instant::now(), f64::INFINITY);
+    let mut runs = 0;
+    while runs < 5 || (start.elapsed().as_secs_f64() < 0.6 && runs < 2000) {
+        let lap = Instant::now();
+        run();
+        best = best.min(lap.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    best
+}
+
+fn words(count: usize) -> Vec<u64> {
+    let mut words = vec![0; count];
+    Prg::new([7; 16]).fill_u64(0, &mut words);
+    words
+}
+
+fn seeds(label: u8, count: usize) -> Vec<u128> {
+    let mut words = vec![0; 2 * count];
+    Prg::new([label; 16]).fill_u64(0, &mut words);
+    words.chunks(2).map(|w| u128::from(w[0]) | u128::from(w[1]) << 64).collect()
+}
+
+/// Cycles of the core clock per second, from a chain of dependent additions (one cycle each).
+fn clock() -> f64 {
+    let chain = 200_000u64;
+    let time = best(|| {
+        let mut x = 1u64;
+        for i in 0..chain {
+            x = black_box_register(x.wrapping_add(i));
+        }
+        black_box(x);
+    });
+    chain as f64 / time
+}
+
+/// Keeps the value in a register and hides it from the optimiser.
+fn black_box_register(x: u64) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut x = x;
+        // SAFETY: the assembly is empty; it only makes the compiler forget what it knows of `x`.
+        unsafe { core::arch::asm!("/* {0} */", inout(reg) x, options(pure, nomem, nostack, preserves_flags)) };
+        x
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    black_box(x)
+}
+
+fn products(hertz: f64) {
+    println!("\n{:<34}{:>10}{:>14}", "product", "GMAC/s", "MAC/cycle");
+    let show = |name: String, macs: usize, time: f64| {
+        println!("{name:<34}{:>10.2}{:>14.2}", macs as f64 / time / 1e9, macs as f64 / time / hertz);
+    };
+    for (m, k, n) in [(128, 768, 768), (128, 768, 3072), (128, 3072, 768), (8, 768, 768), (1, 768, 768)] {
+        let x = words(m * k);
+        let w: Vec<i32> = words(n * k).iter().map(|w| *w as i32 >> 9).collect();
+        let w = PackedWeights::pack(&w, n, k);
+        let mut out = vec![0; m * n];
+        let time = best(|| gemm_public(black_box(&x), m, &w, &mut out));
+        show(format!("gemm_public {m}x{k}x{n}"), m * k * n, time);
+    }
+    for (m, k, n) in [(128, 768, 768), (128, 64, 128), (128, 128, 64), (128, 768, 16), (128, 16, 768), (1, 768, 768)] {
+        let (a, b) = (words(m * k), words(k * n));
+        let mut out = vec![0; m * n];
+        let time = best(|| gemm(black_box(&a), &b, m, k, n, &mut out));
+        show(format!("gemm {m}x{k}x{n}"), m * k * n, time);
+        let time = best(|| gemm_nt(black_box(&a), &b, m, k, n, &mut out));
+        show(format!("gemm_nt {m}x{k}x{n}"), m * k * n, time);
+    }
+}
+
+fn trees(hertz: f64) {
+    println!("\n{:<34}{:>10}{:>14}{:>14}", "point functions", "ns/key", "cycles/AES", "bytes/key");
+    let count = 1 << 15;
+    let (s0, s1) = (seeds(1, count), seeds(2, count));
+    let show = |name: String, count: usize, aes: usize, bytes: usize, time: f64| {
+        let per_key = time / count as f64;
+        println!("{name:<34}{:>10.1}{:>14.2}{bytes:>14}", per_key * 1e9, per_key * hertz / aes as f64);
+    };
+    for bits in [8u32, 16, 20, 32] {
+        let levels = bits.saturating_sub(7) as usize;
+        let alphas: Vec<u64> = words(count).iter().map(|x| x & ((1 << bits) - 1)).collect();
+        let mut keys = Vec::with_capacity(count * dpf::key_len(bits));
+        let time = best(|| {
+            keys.clear();
+            dpf::generate(bits, black_box(&alphas), &s0, &s1, &mut keys);
+        });
+        show(format!("dpf::generate {bits} bits"), count, 4 * levels + 2, dpf::key_len(bits), time);
+        for p in [1, 2] {
+            let points: Vec<u64> = words(count * p).iter().map(|x| x & ((1 << bits) - 1)).collect();
+            let mut out = vec![0; count * p];
+            let time = best(|| dpf::prefix(0, bits, &s0, black_box(&keys), &points, p, &mut out));
+            show(format!("dpf::prefix {bits} bits, {p} points"), count, p * (2 * levels + 1), dpf::key_len(bits), time);
+        }
+    }
+    for bits in [4u32, 8, 10, 13] {
+        let count = (1 << 18) >> bits;
+        let x = words(count);
+        let mut keys = Vec::with_capacity(count * lut::key_len(bits));
+        let time = best(|| {
+            keys.clear();
+            lut::generate(bits, black_box(&x), &s0[..count], &s1[..count], &mut keys);
+        });
+        show(format!("lut::generate {bits} bits"), count, 4 * bits as usize - 2, lut::key_len(bits), time);
+        for tables in [1, 2] {
+            let table = words(1 << bits);
+            let mut out = vec![0; count * tables];
+            let time = best(|| lut::eval(0, bits, &s0[..count], black_box(&keys), &x, &vec![&table[..]; tables], &mut out));
+            let aes = 3 * (1 << (bits - 1)) - 2;
+            show(format!("lut::eval {bits} bits, {tables} tables"), count, aes, lut::key_len(bits), time);
+        }
+    }
+}
+
+fn streams(hertz: f64) {
+    println!("\n{:<34}{:>10}{:>14}", "streams", "GB/s", "bytes/cycle");
+    let show = |name: String, bytes: usize, time: f64| {
+        println!("{name:<34}{:>10.2}{:>14.2}", bytes as f64 / time / 1e9, bytes as f64 / time / hertz);
+    };
+    let prg = Prg::new([1; 16]);
+    for count in [1 << 12, 1 << 20] {
+        let mut out = vec![0u64; count];
+        let time = best(|| prg.fill_u64(black_box(5), &mut out));
+        show(format!("Prg::fill_u64, {} KiB", count / 128), 8 * count, time);
+    }
+    let plain = words(1 << 14);
+    for bits in [1, 8, 16, 18, 24, 32, 37, 40, 48, 64] {
+        let mut bytes = Vec::with_capacity(packed_len(bits, plain.len()));
+        let time = best(|| {
+            bytes.clear();
+            pack(bits, black_box(&plain), &mut bytes);
+        });
+        show(format!("pack {bits} bits (of words)"), 8 * plain.len(), time);
+        let mut back = Vec::with_capacity(plain.len());
+        let time = best(|| {
+            back.clear();
+            unpack(bits, black_box(&bytes), plain.len(), &mut back).expect("packed above");
+        });
+        show(format!("unpack {bits} bits (of words)"), 8 * plain.len(), time);
+    }
+}
+
+fn main() {
+    println!("{}", sprint_kernel::description());
+    let hertz = clock();
+    println!("clock {:.2} GHz", hertz / 1e9);
+    streams(hertz);
+    products(hertz);
+    trees(hertz);
+}
