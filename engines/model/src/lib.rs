@@ -6,6 +6,8 @@
 
 pub mod checkpoint;
 mod config;
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
 mod encoder;
 mod engine;
 mod func;

@@ -58,9 +58,13 @@ impl<'a> FloatEngine<'a> {
         Ok(Self { checkpoint, batch, part: String::new() })
     }
 
-    fn param(&self, path: &ParamPath) -> Result<&'a [f32], FloatError> {
-        let tensor = self.checkpoint.get(path);
-        tensor.map(|t| t.data()).ok_or_else(|| FloatError::Missing { part: self.part.clone(), path: path.clone() })
+    /// A parameter's values, which must be `size`.
+    fn param(&self, path: &ParamPath, size: usize) -> Result<&'a [f32], FloatError> {
+        let missing = || FloatError::Missing { part: self.part.clone(), path: path.clone() };
+        let tensor = self.checkpoint.get(path).ok_or_else(missing)?;
+        let expected = || format!("{size} values of {path}");
+        self.require(tensor.len() == size, "parameter", expected, tensor.shape())?;
+        Ok(tensor.data())
     }
 
     fn require(
@@ -171,10 +175,8 @@ impl Engine for FloatEngine<'_> {
     fn linear(&mut self, x: &FloatAct, layer: &Linear) -> Result<FloatAct, FloatError> {
         let [batch, tokens, channels] = x.shape();
         self.require(channels == layer.inputs, "linear", || format!("{} channels", layer.inputs), &x.shape())?;
-        let weight = self.param(&layer.weight())?;
-        let size = [layer.outputs * layer.inputs];
-        self.require(weight.len() == size[0], "linear", || format!("a weight of {} values", size[0]), &[weight.len()])?;
-        let bias = layer.bias().map(|path| self.param(&path)).transpose()?;
+        let weight = self.param(&layer.weight(), layer.outputs * layer.inputs)?;
+        let bias = layer.bias().map(|path| self.param(&path, layer.outputs)).transpose()?;
         let mut out = vec![0.0; batch * tokens * layer.outputs];
         Packed::transposed(weight, layer.outputs, layer.inputs).multiply(x.data(), bias, &mut out);
         Ok(FloatAct::of([batch, tokens, layer.outputs], out))
@@ -197,7 +199,7 @@ impl Engine for FloatEngine<'_> {
     fn layer_norm(&mut self, x: &FloatAct, norm: &LayerNorm) -> Result<FloatAct, FloatError> {
         let [_, _, channels] = x.shape();
         self.require(channels == norm.width, "layer_norm", || format!("{} channels", norm.width), &x.shape())?;
-        let (gain, shift) = (self.param(&norm.weight())?, self.param(&norm.bias())?);
+        let (gain, shift) = (self.param(&norm.weight(), channels)?, self.param(&norm.bias(), channels)?);
         let mut data = x.data().to_vec();
         data.par_chunks_exact_mut(channels.max(1)).for_each(|row| normalise(row, gain, shift, norm.eps));
         Ok(FloatAct::of(x.shape(), data))
@@ -312,10 +314,12 @@ impl Engine for FloatEngine<'_> {
 
 impl EmbeddingEngine for FloatEngine<'_> {
     fn embedding(&mut self, tables: &Embedding) -> Result<FloatAct, FloatError> {
-        let word = self.param(&tables.word_weight())?;
-        let position = self.param(&tables.position_weight())?;
-        let token_type = self.param(&tables.token_type_weight())?;
-        let (batch, h) = (self.batch, tables.hidden);
+        let (batch, h, spec) = (self.batch, tables.hidden, self.checkpoint.spec());
+        let word = self.param(&tables.word_weight(), spec.vocab * h)?;
+        let position = self.param(&tables.position_weight(), spec.positions * h)?;
+        let token_type = self.param(&tables.token_type_weight(), spec.token_types * h)?;
+        let last = batch.tokens() + tables.position_offset;
+        self.require(last <= spec.positions, "embedding", || format!("at most {} positions", spec.positions), &[last])?;
         let mut data = Vec::with_capacity(batch.ids().len() * h);
         for (index, (&id, &kind)) in batch.ids().iter().zip(batch.type_ids()).enumerate() {
             let place = index % batch.tokens() + tables.position_offset;

@@ -1,5 +1,6 @@
 //! WordPiece and byte-level BPE tokenizers, with Hugging Face's truncation.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
@@ -94,11 +95,9 @@ impl TextEncoder {
         if json.len() > MAX_TOKENIZER_BYTES {
             return Err(TextError::Malformed(format!("{} bytes, more than {MAX_TOKENIZER_BYTES}", json.len())));
         }
-        let malformed = |error: tokenizers::Error| TextError::Malformed(error.to_string());
-        let mut tokenizer = Tokenizer::from_bytes(json).map_err(malformed)?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(malformed)?;
-        let added = [false, true].map(|pair| tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(pair)));
+        let tokenizer = parse(json)?;
+        let count = |pair| tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(pair));
+        let added = guarded(|| [false, true].map(count)).ok_or_else(|| TextError::Malformed(PANICKED.to_owned()))?;
         if added[0] == 0 {
             return Err(TextError::Malformed("no post-processor adds special tokens".to_owned()));
         }
@@ -106,11 +105,20 @@ impl TextEncoder {
         if !(least..=most).contains(&max_length) {
             return Err(TextError::MaxLength { max_length, least, most });
         }
-        Ok(Self { tokenizer, architecture: spec.architecture, vocab: spec.vocab, max_length, added })
+        let encoder = Self { tokenizer, architecture: spec.architecture, vocab: spec.vocab, max_length, added };
+        // A template that names tokens it does not define shows only in use.
+        match (encoder.encode("", None), encoder.encode("", Some(""))) {
+            (Err(error @ TextError::Encode(_)), _) | (_, Err(error @ TextError::Encode(_))) => Err(error),
+            _ => Ok(encoder),
+        }
     }
 
     /// The tokens of a text or a pair of texts, at most `max_length`.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TextError> {
+        guarded(|| self.encode_unguarded(text, pair)).unwrap_or_else(|| Err(TextError::Encode(PANICKED.to_owned())))
+    }
+
+    fn encode_unguarded(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TextError> {
         let failed = |error: tokenizers::Error| TextError::Encode(error.to_string());
         let mut first = self.tokenizer.encode(text, false).map_err(failed)?;
         let mut second = pair.map(|pair| self.tokenizer.encode(pair, false)).transpose().map_err(failed)?;
@@ -147,6 +155,31 @@ impl TextEncoder {
         };
         Ok(Encoded { ids, type_ids })
     }
+}
+
+const PANICKED: &str = "the file contradicts itself";
+
+/// What `f` gives, or `None` if it panicked.
+///
+/// The `tokenizers` crate indexes and unwraps by what a `tokenizer.json` says, and such a file comes from a stranger. It keeps no state but
+/// caches behind locks, which refuse after a panic, so nothing half-changed is seen.
+fn guarded<T>(f: impl FnOnce() -> T) -> Option<T> {
+    panic::catch_unwind(AssertUnwindSafe(f)).ok()
+}
+
+/// The tokenizer of a `tokenizer.json` without its padding, truncation and decoder, which have no use here.
+fn parse(json: &[u8]) -> Result<Tokenizer, TextError> {
+    let malformed = |error: &dyn fmt::Display| TextError::Malformed(error.to_string());
+    let mut value: serde_json::Value = serde_json::from_slice(json).map_err(|e| malformed(&e))?;
+    let Some(fields) = value.as_object_mut() else {
+        return Err(TextError::Malformed("not an object".to_owned()));
+    };
+    for unused in ["padding", "truncation", "decoder"] {
+        fields.insert(unused.to_owned(), serde_json::Value::Null);
+    }
+    let bytes = serde_json::to_vec(&value).map_err(|e| malformed(&e))?;
+    let loaded = guarded(|| Tokenizer::from_bytes(bytes).map_err(|e| malformed(&e)));
+    loaded.unwrap_or_else(|| Err(TextError::Malformed(PANICKED.to_owned())))
 }
 
 impl fmt::Debug for TextEncoder {
@@ -244,5 +277,77 @@ mod tests {
         for bytes in [&b""[..], b"{}", b"[1, 2]", &TOKENIZER[..TOKENIZER.len() / 2]] {
             assert!(matches!(TextEncoder::from_bytes(bytes, &spec, 128), Err(TextError::Malformed(_))));
         }
+    }
+
+    /// A small tokenizer whose post-processor is a template, as most hub models' is.
+    fn templated() -> serde_json::Value {
+        let mut json: serde_json::Value = serde_json::from_slice(&padded()).expect("JSON");
+        let vocab = json["model"]["vocab"].as_object_mut().expect("a vocabulary");
+        vocab.retain(|_, id| id.as_u64().is_some_and(|id| id < 60));
+        let token = |token: &str, kind: u32| serde_json::json!({"SpecialToken": {"id": token, "type_id": kind}});
+        let text = |name: &str, kind: u32| serde_json::json!({"Sequence": {"id": name, "type_id": kind}});
+        let (cls, sep) = (token("[CLS]", 0), token("[SEP]", 0));
+        json["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": [cls, text("A", 0), sep],
+            "pair": [cls, text("A", 0), sep, text("B", 1), token("[SEP]", 1)],
+            "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
+                               "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}},
+        });
+        json
+    }
+
+    fn load_and_encode(json: &[u8]) -> Result<Encoded, TextError> {
+        let encoder = TextEncoder::from_bytes(json, &ModelSpec::bert_tiny_5k(), 16)?;
+        encoder.encode("a b [SEP] c\u{e9}!", Some("d"))
+    }
+
+    /// Every node outside the vocabulary, as a JSON pointer.
+    fn pointers(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
+        found.push(at.to_owned());
+        match value {
+            serde_json::Value::Object(fields) if !at.ends_with("/vocab") => {
+                fields.iter().for_each(|(name, value)| pointers(value, &format!("{at}/{name}"), found));
+            }
+            serde_json::Value::Array(items) => {
+                items.iter().enumerate().for_each(|(index, value)| pointers(value, &format!("{at}/{index}"), found));
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn no_byte_changed_in_a_tokenizer_makes_loading_or_encoding_panic() {
+        let bytes = serde_json::to_vec(&templated()).expect("JSON");
+        assert_eq!(load_and_encode(&bytes).expect("token ids").type_ids.last(), Some(&1));
+        let mut noise = crate::conformance::Noise::new(3);
+        let symbols = b"0123456789{}[]\",:-eEntf";
+        let mut refused = 0;
+        for _ in 0..3_000 {
+            let mut mutated = bytes.clone();
+            for _ in 0..=noise.below(2) {
+                let at = noise.below(mutated.len());
+                mutated[at] = symbols[noise.below(symbols.len())];
+            }
+            refused += usize::from(load_and_encode(&mutated).is_err());
+        }
+        assert!(refused > 300, "only {refused} of 3000 mutated tokenizers were refused");
+    }
+
+    #[test]
+    fn no_value_changed_in_a_tokenizer_makes_loading_or_encoding_panic() {
+        let json = templated();
+        let mut places = Vec::new();
+        pointers(&json, "", &mut places);
+        let strange = serde_json::json!([null, true, 0, -1, 4_294_967_296_u64, 1e300, "", "x", "[CLS]", [], {}, [[]]]);
+        let mut refused = 0;
+        for place in &places {
+            for value in strange.as_array().expect("a list") {
+                let mut changed = json.clone();
+                *changed.pointer_mut(place).expect("the place exists") = value.clone();
+                refused += usize::from(load_and_encode(&serde_json::to_vec(&changed).expect("JSON")).is_err());
+            }
+        }
+        assert!(refused > places.len(), "only {refused} changes at {} places were refused", places.len());
     }
 }
