@@ -4,4 +4,8 @@
 pub mod accountant;
 pub mod budget;
 pub mod calibrate;
+pub mod ledger;
+pub mod mechanism;
+pub mod randomness;
+pub mod sample;
 mod special;

@@ -77,7 +77,7 @@ fn pld_is_within_a_thousandth_of_the_reference_and_never_below_the_prv_bound() {
             all.exact
         );
         // Under a second on a quiet core; the factor is for loaded test machines.
-        assert!(took.as_secs_f64() < 4.0, "{} took {took:?}", c.name);
+        assert!(took.as_secs_f64() < 10.0, "{} took {took:?}", c.name);
         // The reference itself is a connect-the-dots value at 1e-5: 2.2 % loose at tiny_q_large_T, where ours must lie between PRV's estimate and it.
         let below = if c.name == "tiny_q_large_T" { 0.025 } else { 1e-3 };
         assert!(all.pld <= c.reference_eps * (1.0 + 1e-3) + 1e-12, "{}: {} above {}", c.name, all.pld, c.reference_eps);

@@ -94,7 +94,10 @@ fn cell(step: &SubsampledGaussian, direction: Direction, from: f64, to: f64) -> 
     }
 }
 
-/// The composed masses, index i at loss (i − n/2)·h + the returned shift.
+/// The composed masses, index i at loss (i − n/2)·h + the returned offset.
+///
+/// Before its mean is corrected the sum of T rounded losses may lie T·h/2 away from the true one, so the cyclic window is unrolled around
+/// the corrected mean.
 fn compose(composition: &Composition, n: usize, h: f64) -> (Vec<f64>, f64) {
     let half = (n / 2) as i64;
     let mut planner = RealFftPlanner::<f64>::new();
@@ -140,8 +143,10 @@ fn compose(composition: &Composition, n: usize, h: f64) -> (Vec<f64>, f64) {
     let inverse = planner.plan_fft_inverse(n);
     let mut cyclic = inverse.make_output_vec();
     inverse.process(&mut product, &mut cyclic).expect("buffers come from the plan");
-    let centred = (0..n).map(|i| cyclic[(i + n / 2) % n] / n as f64).collect();
-    (centred, shift)
+    let turns = (shift / h).round();
+    let first = -half - turns as i64;
+    let centred = (0..n as i64).map(|i| cyclic[(first + i).rem_euclid(n as i64) as usize] / n as f64).collect();
+    (centred, shift - turns * h)
 }
 
 /// The ε (possibly negative) at which Σ_{y>ε}(1 − e^{ε−y})·m = target.
