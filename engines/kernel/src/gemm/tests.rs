@@ -1,3 +1,4 @@
+use super::weights::Kernel;
 use super::*;
 use crate::Prg;
 use proptest::prelude::*;
@@ -13,6 +14,17 @@ fn weights(label: u8, count: usize) -> Vec<i32> {
     let extremes = [MAX_WEIGHT - 1, 1 - MAX_WEIGHT, 0, -1];
     let random = words(label, count).into_iter().map(|w| (w % (2 * MAX_WEIGHT as u64 - 1)) as i32 - (MAX_WEIGHT - 1));
     random.enumerate().map(|(i, w)| if i % 7 < 4 { extremes[i % 7] } else { w }).collect()
+}
+
+/// Every kernel for public weights that this CPU can run.
+fn kernels() -> Vec<Kernel> {
+    #[cfg(target_arch = "x86_64")]
+    return [Kernel::Portable, Kernel::Mullo, Kernel::Madd52]
+        .into_iter()
+        .filter(|kernel| kernel.is_available(crate::cpu::Cpu::detected()))
+        .collect();
+    #[cfg(not(target_arch = "x86_64"))]
+    vec![Kernel::Portable]
 }
 
 /// `out[i,j] = Σ_l a(i,l) · b(l,j)`, straight from the definition.
@@ -43,11 +55,20 @@ fn expect_products(m: usize, k: usize, n: usize) {
 
     let w = weights(4, n * k);
     let expected = naive(m, k, n, |i, l| a[i * k + l], |l, j| i64::from(w[j * k + l]) as u64);
-    let packed = PackedWeights::pack(&w, n, k);
-    assert_eq!((packed.outputs(), packed.inputs()), (n, k));
-    let mut out = start;
-    gemm_public(&a, m, &packed, &mut out);
-    assert_eq!(out, expected, "gemm_public {m} {k} {n}");
+    for kernel in kernels() {
+        let packed = PackedWeights::pack_for(kernel, &w, n, k);
+        assert_eq!((packed.outputs(), packed.inputs()), (n, k));
+        let mut out = start.clone();
+        gemm_public(&a, m, &packed, &mut out);
+        assert_eq!(out, expected, "gemm_public {kernel:?} {m} {k} {n}");
+    }
+
+    let mut out = start.clone();
+    portable::general(&a, &b, k, n, &mut out);
+    assert_eq!(out, add(&naive(m, k, n, |i, l| a[i * k + l], |l, j| b[l * n + j])), "portable general {m} {k} {n}");
+    let mut out = start.clone();
+    portable::transposed(&a, &b, k, n, &mut out);
+    assert_eq!(out, add(&naive(m, k, n, |i, l| a[i * k + l], |l, j| b[j * k + l])), "portable transposed {m} {k} {n}");
 }
 
 #[test]
@@ -56,9 +77,11 @@ fn products_wrap_at_extreme_values() {
     let mut out = [0; 4];
     gemm(&a, &b, 2, 3, 2, &mut out);
     assert_eq!(out, [3; 4]);
-    let w = PackedWeights::pack(&[1 - MAX_WEIGHT; 6], 2, 3);
-    gemm_public(&a, 2, &w, &mut out);
-    assert_eq!(out, [3 * (MAX_WEIGHT as u64 - 1); 4]);
+    for kernel in kernels() {
+        let w = PackedWeights::pack_for(kernel, &[1 - MAX_WEIGHT; 6], 2, 3);
+        gemm_public(&a, 2, &w, &mut out);
+        assert_eq!(out, [3 * (MAX_WEIGHT as u64 - 1); 4]);
+    }
 }
 
 #[test]
@@ -66,6 +89,7 @@ fn threaded_products_equal_the_definition() {
     expect_products(67, 300, 131);
     expect_products(1, 1100, 1003);
     expect_products(1030, 33, 40);
+    expect_products(3, 700, 513);
 }
 
 #[test]
