@@ -82,7 +82,7 @@ fn a_model_without_its_head_and_a_batch_of_another_model_are_errors() {
     let headed = Checkpoint::random(base.clone(), 1).expect("a spec").with_spec(ModelSpec { head: Some(head), ..base });
     let headed = headed.expect("the same encoder");
     let example = Example { ids: vec![1, 2], type_ids: vec![0, 0], label: None };
-    let batch = Batch::padded_to_longest(&[example.clone()], 0).expect("a batch");
+    let batch = Batch::padded_to_longest(std::slice::from_ref(&example), 0).expect("a batch");
     let error = run_logits(&headed, &batch).expect_err("the head is not trained").to_string();
     assert!(error.contains("classifier.weight") && error.contains("head"), "{error}");
     assert_eq!(run_hidden(&headed, &batch).expect("the encoder is complete").shape(), [1, 2, 128]);

@@ -55,11 +55,13 @@ pub struct Embedding {
 
 impl Linear {
     /// The path of `A·x` as a layer of its own: weight at `path.lora_A`.
+    #[must_use]
     pub fn lora_a(&self, lora: &Lora) -> Self {
         Self { path: self.path.join("lora_A"), inputs: self.inputs, outputs: lora.rank, bias: false, lora: None }
     }
 
     /// The path of `B·u` as a layer of its own: weight at `path.lora_B`.
+    #[must_use]
     pub fn lora_b(&self, lora: &Lora) -> Self {
         Self { path: self.path.join("lora_B"), inputs: lora.rank, outputs: self.outputs, bias: false, lora: None }
     }

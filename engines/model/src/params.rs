@@ -115,8 +115,9 @@ impl WeightPolicy {
     /// Who may see a parameter.
     pub fn visibility(self, parameter: &Parameter) -> Visibility {
         match (self, parameter.part) {
-            (_, Part::Embeddings) | (Self::PublicBase { .. }, Part::Encoder) => Visibility::Public,
-            (Self::PublicBase { public_a: true }, Part::LoraA) => Visibility::Public,
+            (_, Part::Embeddings)
+            | (Self::PublicBase { .. }, Part::Encoder)
+            | (Self::PublicBase { public_a: true }, Part::LoraA) => Visibility::Public,
             _ => Visibility::Private,
         }
     }

@@ -135,7 +135,9 @@ impl<'a> FloatEngine<'a> {
         products.for_each(|((out, a), b)| {
             pack(b).multiply(a, None, out);
             if factor != 1.0 {
-                out.iter_mut().for_each(|x| *x *= factor);
+                for x in out.iter_mut() {
+                    *x *= factor;
+                }
             }
         });
         FloatHeads::of([batch, heads, rows, columns], data)
@@ -150,9 +152,9 @@ fn map(values: &[f32], f: Func) -> Vec<f32> {
 }
 
 /// One value for each row.
-fn reduce(s: &FloatHeads, f: impl Fn(&[f32]) -> f32 + Sync) -> FloatHeads {
+fn reduce(s: &FloatHeads, f: impl Fn(&[f32]) -> f32 + Sync + Send) -> FloatHeads {
     let [batch, heads, rows, columns] = s.shape();
-    let data = s.data().par_chunks_exact(columns.max(1)).map(|row| f(row)).collect();
+    let data = s.data().par_chunks_exact(columns.max(1)).map(f).collect();
     FloatHeads::of([batch, heads, rows, 1], data)
 }
 
@@ -295,7 +297,9 @@ impl Engine for FloatEngine<'_> {
         let lengths = self.lengths("divide_by_length", &s.shape())?;
         let mut data = s.data().to_vec();
         for (example, &length) in data.chunks_exact_mut((heads * rows * columns).max(1)).zip(lengths) {
-            example.iter_mut().for_each(|x| *x /= length as f32);
+            for x in example {
+                *x /= length as f32;
+            }
         }
         Ok(FloatHeads::of(s.shape(), data))
     }
