@@ -170,6 +170,26 @@ pub(crate) fn gather(blocks: [&[u8; 16]; 4]) -> __m512i {
     _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(x, c), d)
 }
 
+/// Four pairs of words from memory.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn gather_words(pairs: [&[u64; 2]; 4]) -> __m512i {
+    let [a, b, c, d] = pairs.map(|pair| {
+        // SAFETY: the reference covers 16 readable bytes and the load needs no alignment; SSE2 is part of x86-64.
+        unsafe { _mm_loadu_si128(pair.as_ptr().cast()) }
+    });
+    let x = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+    _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(x, c), d)
+}
+
+/// Writes a register as four pairs of words.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn scatter_words(x: __m512i, to: &mut [[u64; 2]; 4]) {
+    // SAFETY: the reference covers 64 writable bytes and the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
+}
+
 /// Four blocks from words.
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -41,6 +41,9 @@ pub(crate) use tree::{Level, SEED, mask, open_node, step};
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::Cpu;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use vaes::step as dealer_step;
+
 use rayon::prelude::*;
 
 /// Bits of the domain that one 128-bit leaf covers.

@@ -23,6 +23,11 @@
 mod portable;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vaes;
+
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::Cpu;
 
 use rayon::prelude::*;
 
@@ -64,7 +69,7 @@ pub fn generate(bits: u32, alphas: &[u64], seeds0: &[u128], seeds1: &[u128], out
         .zip(alphas.par_chunks(KEYS_PER_TASK))
         .zip(seeds0.par_chunks(KEYS_PER_TASK))
         .zip(seeds1.par_chunks(KEYS_PER_TASK))
-        .for_each(|(((keys, alphas), seeds0), seeds1)| portable::generate(bits, alphas, seeds0, seeds1, keys));
+        .for_each(|(((keys, alphas), seeds0), seeds1)| generate_task(bits, alphas, seeds0, seeds1, keys));
 }
 
 /// Writes this party's additive shares of `tables[j][(x_hat[i] − alpha_i) mod 2^bits]`; `x_hat` is taken mod `2^bits`.
@@ -89,7 +94,25 @@ pub fn eval(party: u8, bits: u32, seeds: &[u128], keys: &[u8], x_hat: &[u64], ta
         .zip(x_hat.par_chunks(KEYS_PER_TASK))
         .zip(seeds.par_chunks(KEYS_PER_TASK))
         .zip(keys.par_chunks(len * KEYS_PER_TASK))
-        .for_each(|(((out, x_hat), seeds), keys)| portable::eval(party, bits, seeds, keys, x_hat, &tables, out));
+        .for_each(|(((out, x_hat), seeds), keys)| eval_task(party, bits, seeds, keys, x_hat, &tables, out));
+}
+
+fn generate_task(bits: u32, alphas: &[u64], seeds0: &[u128], seeds1: &[u128], keys: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if Cpu::detected().vaes {
+        // SAFETY: VAES, AVX-512 and AES-NI were detected.
+        return unsafe { vaes::generate(bits, alphas, seeds0, seeds1, keys) };
+    }
+    portable::generate(bits, alphas, seeds0, seeds1, keys);
+}
+
+fn eval_task(party: u8, bits: u32, seeds: &[u128], keys: &[u8], x_hat: &[u64], tables: &[Reversed], out: &mut [u64]) {
+    #[cfg(target_arch = "x86_64")]
+    if Cpu::detected().vaes {
+        // SAFETY: VAES, AVX-512 and AES-NI were detected.
+        return unsafe { vaes::eval(party, bits, seeds, keys, x_hat, tables, out) };
+    }
+    portable::eval(party, bits, seeds, keys, x_hat, tables, out);
 }
 
 /// A table in reversed order, twice: `window(x)[v] = table[(x − v) mod len]` is then a contiguous slice.
