@@ -13,7 +13,7 @@ use super::writer::WriterDir;
 use super::{DurableDirs, Layout, StoreError};
 use crate::digest::Digest;
 use crate::files::{Files, OsFiles};
-use crate::index::{Index, IndexStatus};
+use crate::index::{Index, IndexStatus, Opener, open_sled};
 use crate::secrecy::Secrecy;
 
 /// The text of the VERSION file.
@@ -36,13 +36,20 @@ pub struct StoreOptions {
     access: Access,
     index: bool,
     index_limit: Duration,
+    index_opener: Opener,
     files: Arc<dyn Files>,
 }
 
 impl StoreOptions {
     /// For reading and writing, with the index.
     pub fn read_write() -> Self {
-        Self { access: Access::Write, index: true, index_limit: Duration::from_secs(2), files: Arc::new(OsFiles) }
+        Self {
+            access: Access::Write,
+            index: true,
+            index_limit: Duration::from_secs(2),
+            index_opener: open_sled,
+            files: Arc::new(OsFiles),
+        }
     }
 
     /// For reading, without the index.
@@ -61,6 +68,13 @@ impl StoreOptions {
     #[must_use]
     pub const fn index_limit(mut self, limit: Duration) -> Self {
         self.index_limit = limit;
+        self
+    }
+
+    /// Another database behind the index: one that hangs, panics or lies.
+    #[cfg(test)]
+    pub(crate) fn index_opener(mut self, opener: Opener) -> Self {
+        self.index_opener = opener;
         self
     }
 
@@ -112,7 +126,7 @@ pub struct Store {
     pub(crate) files: Arc<dyn Files>,
     pub(crate) dirs: DurableDirs,
     access: Access,
-    index_limit: Option<Duration>,
+    index_options: Option<(Duration, Opener)>,
     opened_index: OnceLock<Index>,
     verified: Mutex<Verified>,
     writer: Mutex<Option<Arc<WriterDir>>>,
@@ -127,9 +141,11 @@ impl Store {
         let gc_lock = match options.access {
             Access::Read => None,
             Access::Write => {
-                fs::create_dir_all(layout.root().parent().unwrap_or(Path::new("")))
-                    .map_err(io_error("create the folder above", layout.root()))?;
-                dirs.ensure(&*options.files, layout.root(), 0o755)?;
+                if !layout.root().is_dir() {
+                    let above = layout.root().parent().unwrap_or(Path::new(""));
+                    fs::create_dir_all(above).map_err(io_error("create the folder", above))?;
+                    dirs.ensure(&*options.files, layout.root(), 0o755)?;
+                }
                 Some(lock_shared(&layout)?)
             }
         };
@@ -154,13 +170,13 @@ impl Store {
     }
 
     fn assemble(layout: Layout, dirs: DurableDirs, gc_lock: Option<File>, options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { access, index, index_limit, files } = options;
+        let StoreOptions { access, index, index_limit, index_opener, files } = options;
         let store = Self {
             layout,
             files,
             dirs,
             access,
-            index_limit: index.then_some(index_limit),
+            index_options: index.then_some((index_limit, index_opener)),
             opened_index: OnceLock::new(),
             verified: Mutex::default(),
             writer: Mutex::default(),
@@ -195,8 +211,8 @@ impl Store {
 
     /// The index, opened at the first call; without effect on any answer but its speed.
     pub(crate) fn index(&self) -> Option<&Index> {
-        let limit = self.index_limit?;
-        Some(self.opened_index.get_or_init(|| Index::open(&self.layout.index(), limit)))
+        let (limit, opener) = self.index_options?;
+        Some(self.opened_index.get_or_init(|| Index::open(&self.layout.index(), limit, opener)))
     }
 
     /// The index, if some call has opened it.

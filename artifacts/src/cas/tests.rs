@@ -325,3 +325,42 @@ fn a_secret_does_not_print() {
     writer.write_all(b"canary-7391").expect("write");
     assert!(!format!("{writer:?}").contains("canary"));
 }
+
+#[test]
+fn two_thousand_artifacts_are_planned_for_in_under_a_second() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let files = std::sync::Arc::new(crate::fault::FaultFiles::counting());
+    let options = StoreOptions::read_write().index(false).files(files);
+    let store = Store::open(dir.path(), options).expect("opens");
+    let ids: Vec<_> =
+        (0..2000_u32).map(|n| put(&store, Secrecy::Public, &[("a", &n.to_le_bytes()), ("b", &[n as u8; 2000])]).0).collect();
+    let fresh = open(dir.path());
+    let begin = std::time::Instant::now();
+    let answers = fresh.has_artifacts(&ids, Check::Cheap).expect("checked");
+    let took = begin.elapsed();
+    assert!(answers.len() == 2000 && answers.values().all(Presence::is_present));
+    println!("2000 artifacts, cheap: {took:?}");
+    assert!(took < std::time::Duration::from_secs(1), "took {took:?}");
+    let begin = std::time::Instant::now();
+    assert!(fresh.has_artifacts(&ids, Check::Full).expect("checked").values().all(Presence::is_present));
+    println!("2000 artifacts, full: {:?}", begin.elapsed());
+}
+
+#[test]
+fn sixty_four_megabytes_are_verified_in_under_a_second() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = open(dir.path());
+    let blob: Vec<u8> = (0..16_u32 << 20).map(|i| (i * 31 >> 7) as u8).collect();
+    let mut builder = Manifest::builder("model@1", Secrecy::Public);
+    for n in 0..4_u8 {
+        builder = builder.bytes(format!("part-{n}"), [&[n], &blob[..]].concat());
+    }
+    let (id, _) = store.put_artifact(builder).expect("stored");
+    let fresh = open(dir.path());
+    let begin = std::time::Instant::now();
+    assert!(fresh.verify_artifact(&id).expect("checked").is_present());
+    let took = begin.elapsed();
+    println!("64 MiB, full: {took:?}");
+    // About 0.05 s on two idle cores; the limit leaves room for busy ones.
+    assert!(took < std::time::Duration::from_secs(1), "took {took:?}");
+}

@@ -38,7 +38,8 @@ impl Pending {
         let undone = match self {
             Self::Created(path) => fs::remove_file(path),
             Self::MadeDir(path) => fs::remove_dir_all(path),
-            Self::Renamed { from, to } => fs::rename(to, from),
+            // Where the folder it came from is gone too, so is the file.
+            Self::Renamed { from, to } => fs::rename(&to, from).or_else(|_| fs::remove_file(to)),
             Self::Removed { path, mode, bytes } => {
                 fs::write(&path, bytes).and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
             }

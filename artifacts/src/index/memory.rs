@@ -6,14 +6,14 @@ use super::{IndexError, Summary};
 use crate::records::ResultId;
 
 /// A map from record digests to bytes.
-pub(super) trait Memory {
+pub(crate) trait Memory {
     fn get(&self, key: &[u8; 32]) -> Result<Option<Vec<u8>>, IndexError>;
     fn put(&self, key: &[u8; 32], value: &[u8]) -> Result<(), IndexError>;
     fn flush(&self) -> Result<(), IndexError>;
 }
 
 /// Opens the database in a folder; replaced in tests by ones that hang, panic and lie.
-pub(super) type Opener = fn(&Path) -> Result<Box<dyn Memory>, IndexError>;
+pub(crate) type Opener = fn(&Path) -> Result<Box<dyn Memory>, IndexError>;
 
 const TAG: usize = 32;
 

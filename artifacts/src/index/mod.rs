@@ -27,6 +27,10 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::sled::open as open_sled;
 pub use error::{IndexError, IndexStatus};
+#[cfg(test)]
+pub(crate) use memory::Memory;
+pub(crate) use memory::Opener;
 pub(crate) use summary::Summary;
 pub(crate) use worker::Index;

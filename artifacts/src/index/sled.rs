@@ -17,7 +17,7 @@ impl From<sled::Error> for IndexError {
 }
 
 /// Opens or creates the database in `path`.
-pub(super) fn open(path: &Path) -> Result<Box<dyn Memory>, IndexError> {
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Memory>, IndexError> {
     let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
     Ok(Box::new(SledMemory(config.open()?)))
 }

@@ -31,11 +31,7 @@ pub(crate) struct Index {
 
 impl Index {
     /// Begins to open the index in `dir`; does not wait for it.
-    pub(crate) fn open(dir: &Path, limit: Duration) -> Self {
-        Self::open_with(dir, limit, super::sled::open)
-    }
-
-    pub(super) fn open_with(dir: &Path, limit: Duration, opener: Opener) -> Self {
+    pub(crate) fn open(dir: &Path, limit: Duration, opener: Opener) -> Self {
         let (sender, receiver) = channel();
         let paths = Paths::of(dir);
         let thread = std::thread::Builder::new().name("index".to_owned());

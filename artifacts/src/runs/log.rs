@@ -145,7 +145,7 @@ pub struct AppendLog {
 impl AppendLog {
     /// Opens the log at `path`, creating it if need be, and says what is in it. `name` binds it to its run.
     pub fn open(files: &dyn Files, path: &Path, name: &str) -> Result<(Self, Replay), LogError> {
-        let io = |op| move |source| LogError::Io { op, path: path.to_owned(), source };
+        let io = |op| move |source| write_error(op, path, MAGIC.len(), source);
         let replay = Replay::read(path, name)?;
         let mut file = if path.exists() {
             if replay.torn.is_some() {
@@ -156,7 +156,7 @@ impl AppendLog {
             files.create_new(path, 0o644).map_err(io("create"))?
         };
         if replay.whole == 0 {
-            file.write_all(MAGIC).map_err(|e| append_error(path, MAGIC.len(), e))?;
+            file.write_all(MAGIC).map_err(|e| write_error("begin", path, MAGIC.len(), e))?;
         }
         // Frames that a killed process wrote but did not force down count from now on, so they must be on the disk.
         file.sync().map_err(io("force to the disk"))?;
@@ -180,8 +180,8 @@ impl AppendLog {
         }
         let frame = self.key.frame(self.next, payload);
         self.poisoned = true;
-        self.file.write_all(&frame).map_err(|e| append_error(&self.path, frame.len(), e))?;
-        self.file.sync().map_err(|e| append_error(&self.path, frame.len(), e))?;
+        self.file.write_all(&frame).map_err(|e| write_error("append to", &self.path, frame.len(), e))?;
+        self.file.sync().map_err(|e| write_error("append to", &self.path, frame.len(), e))?;
         self.poisoned = false;
         self.next += 1;
         Ok(self.next - 1)
@@ -198,11 +198,11 @@ impl AppendLog {
     }
 }
 
-fn append_error(path: &Path, needed: usize, source: io::Error) -> LogError {
+fn write_error(op: &'static str, path: &Path, needed: usize, source: io::Error) -> LogError {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::DiskFull { path, needed: needed as u64 },
-        _ => LogError::Io { op: "append to", path, source },
+        _ => LogError::Io { op, path, source },
     }
 }
 
