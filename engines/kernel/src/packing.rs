@@ -128,8 +128,21 @@ fn mask(bits: u32) -> u64 {
     u64::MAX >> (64 - bits)
 }
 
+/// The widest word for which a word and the seven bits before it fit in 64 bits.
+const NARROW: u32 = 57;
+
 fn pack_any(bits: u32, words: &[u64], out: &mut [u8]) {
     // Eight words fill exactly `bits` bytes, so groups of eight start at a byte boundary.
+    let (mut words, mut out) = (words, out);
+    if bits <= NARROW {
+        while let Some((group, rest)) = words.split_first_chunk::<8>()
+            && out.len() >= bits as usize + 8
+        {
+            pack_group(bits, group, out);
+            words = rest;
+            out = &mut out[bits as usize..];
+        }
+    }
     for (to, group) in out.chunks_mut(bits as usize).zip(words.chunks(8)) {
         let (mut pending, mut held, mut at) = (0u128, 0u32, 0usize);
         for word in group {
@@ -148,7 +161,34 @@ fn pack_any(bits: u32, words: &[u64], out: &mut [u8]) {
     }
 }
 
+/// Packs eight words of at most [`NARROW`] bits; the seven bytes after them may be overwritten with zeros.
+fn pack_group(bits: u32, group: &[u64; 8], out: &mut [u8]) {
+    let (mut pending, mut held, mut at) = (0u64, 0u32, 0usize);
+    for word in group {
+        pending |= (word & mask(bits)) << held;
+        held += bits;
+        out[at..at + 8].copy_from_slice(&pending.to_le_bytes());
+        at += held as usize / 8;
+        // Two shifts, because all 64 bits may be done.
+        pending = pending >> (held / 8 * 4) >> (held / 8 * 4);
+        held %= 8;
+    }
+}
+
 fn unpack_any(bits: u32, bytes: &[u8], out: &mut [u64]) {
+    let (mut bytes, mut out) = (bytes, out);
+    if bits <= NARROW {
+        while out.len() >= 8 && bytes.len() >= bits as usize + 8 {
+            let (group, rest) = out.split_at_mut(8);
+            for (i, to) in group.iter_mut().enumerate() {
+                let at = i * bits as usize;
+                let word = bytes[at / 8..].first_chunk().expect("eight bytes follow the group");
+                *to = u64::from_le_bytes(*word) >> (at % 8) & mask(bits);
+            }
+            bytes = &bytes[bits as usize..];
+            out = rest;
+        }
+    }
     for (group, from) in out.chunks_mut(8).zip(bytes.chunks(bits as usize)) {
         let (mut pending, mut held, mut at) = (0u128, 0u32, 0usize);
         for to in group {

@@ -336,7 +336,7 @@ pub(super) unsafe fn few_rows_transposed(a: &[u64], b: &[u64], k: usize, n: usiz
     }
 }
 
-/// Whether the products of `m` rows should use [`few_rows`].
+/// Whether products of `m` rows should use [`few_rows`]; they are bound by reading `b` once, so one thread does.
 pub(super) fn are_few(m: usize, k: usize, n: usize) -> bool {
-    (1..FEW_ROWS).contains(&m) && k > 0 && n > 0 && m * k * n < PARALLEL_FROM
+    (1..FEW_ROWS).contains(&m) && k > 0 && n > 0
 }

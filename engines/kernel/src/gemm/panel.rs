@@ -1,34 +1,40 @@
 //! The order in which the blocked kernels read the right-hand matrix: panels of [`WIDTH`] columns, each `[k, WIDTH]`
 //! contiguous, the last one padded with zeros.
 
+use super::PARALLEL_FROM;
+use rayon::prelude::*;
+
 /// Columns of a panel: two registers of eight words.
 pub(super) const WIDTH: usize = 16;
 
 /// Rows of `k` in one packing step; a cache line of every column stays in the first-level cache meanwhile.
 const STEP: usize = 8;
 
-/// Packs `b[k, n]`.
-pub(super) fn from_rows<T: Copy + Default>(b: &[T], k: usize, n: usize) -> Vec<T> {
+/// Fills the panels of a matrix with `k` rows and `n` columns by `fill(first column, panel)`.
+fn panels<T: Copy + Default + Send>(k: usize, n: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut panels = vec![T::default(); n.div_ceil(WIDTH) * k * WIDTH];
-    if k * n == 0 {
-        return panels;
-    }
-    for (p, panel) in panels.chunks_exact_mut(k * WIDTH).enumerate() {
-        let columns = p * WIDTH..n.min((p + 1) * WIDTH);
-        for (to, from) in panel.chunks_exact_mut(WIDTH).zip(b.chunks_exact(n)) {
-            to[..columns.len()].copy_from_slice(&from[columns.clone()]);
-        }
+    if panels.len() < PARALLEL_FROM / 8 {
+        panels.chunks_exact_mut((k * WIDTH).max(1)).enumerate().for_each(|(p, panel)| fill(p * WIDTH, panel));
+    } else {
+        panels.par_chunks_exact_mut(k * WIDTH).enumerate().for_each(|(p, panel)| fill(p * WIDTH, panel));
     }
     panels
 }
 
+/// Packs `b[k, n]`.
+pub(super) fn from_rows<T: Copy + Default + Send + Sync>(b: &[T], k: usize, n: usize) -> Vec<T> {
+    panels(k, n, |first, panel| {
+        let columns = first..n.min(first + WIDTH);
+        for (to, from) in panel.chunks_exact_mut(WIDTH).zip(b.chunks_exact(n)) {
+            to[..columns.len()].copy_from_slice(&from[columns.clone()]);
+        }
+    })
+}
+
 /// Packs the transpose of `b[n, k]`.
-pub(super) fn from_columns<T: Copy + Default>(b: &[T], k: usize, n: usize) -> Vec<T> {
-    let mut panels = vec![T::default(); n.div_ceil(WIDTH) * k * WIDTH];
-    if k * n == 0 {
-        return panels;
-    }
-    for (panel, columns) in panels.chunks_exact_mut(k * WIDTH).zip(b.chunks(k * WIDTH)) {
+pub(super) fn from_columns<T: Copy + Default + Send + Sync>(b: &[T], k: usize, n: usize) -> Vec<T> {
+    panels(k, n, |first, panel| {
+        let columns = &b[first * k..n.min(first + WIDTH) * k];
         for (s, to) in panel.chunks_mut(STEP * WIDTH).enumerate() {
             for (j, column) in columns.chunks_exact(k).enumerate() {
                 for (row, value) in to.chunks_exact_mut(WIDTH).zip(&column[s * STEP..]) {
@@ -36,6 +42,5 @@ pub(super) fn from_columns<T: Copy + Default>(b: &[T], k: usize, n: usize) -> Ve
                 }
             }
         }
-    }
-    panels
+    })
 }

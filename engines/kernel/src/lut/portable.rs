@@ -63,7 +63,9 @@ pub(super) fn eval(party: u8, bits: u32, seeds: &[u128], keys: &[u8], x_hat: &[u
             }
         }
         let sign = u64::from(party).wrapping_neg();
-        out.iter_mut().for_each(|sum| *sum = (*sum ^ sign).wrapping_sub(sign));
+        for sum in out {
+            *sum = (*sum ^ sign).wrapping_sub(sign);
+        }
     }
 }
 

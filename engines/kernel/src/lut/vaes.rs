@@ -23,8 +23,8 @@ const STEP: usize = 4;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,vaes")]
 fn expand(schedule: &Schedule, bits: u32, roots: [u128; KEYS], keys: [&[[u8; 16]]; KEYS], nodes: &mut [__m512i]) {
     nodes[0] = set(roots);
-    for level in 0..levels(bits) as usize {
-        let word = gather([&keys[0][level], &keys[1][level], &keys[2][level], &keys[3][level]]);
+    for level in 0..levels(bits) {
+        let word = gather(keys.map(|key| &key[level as usize]));
         let right = right_correction(word);
         // From the last node down, so that children never overwrite a parent that is still to be read.
         let mut end = 1 << level;
@@ -48,8 +48,7 @@ fn expand(schedule: &Schedule, bits: u32, roots: [u128; KEYS], keys: [&[[u8; 16]
             end = start;
         }
     }
-    let last = levels(bits) as usize;
-    let word = gather([&keys[0][last], &keys[1][last], &keys[2][last], &keys[3][last]]);
+    let word = gather(keys.map(|key| &key[levels(bits) as usize]));
     for group in nodes.chunks_mut(2 * STEP) {
         let mut leaves = [_mm512_setzero_si512(); 2 * STEP];
         for (leaf, node) in leaves.iter_mut().zip(group.iter()) {
