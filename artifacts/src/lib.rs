@@ -16,6 +16,8 @@ pub mod index;
 pub mod manifest;
 pub mod records;
 pub mod runs;
+#[cfg(test)]
+mod scratch;
 pub mod secrecy;
 
 pub use cas::{Access, BlobRef, BlobWriter, Check, Mismatch, Presence, Store, StoreError, StoreOptions};

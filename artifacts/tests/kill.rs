@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sprint_artifacts::runs::{Owner, RunId};
 use sprint_artifacts::{
-    ActionKey, ArtifactId, CheckpointBuilder, CheckpointStore, Manifest, ResultRecord, Secrecy, Store, StoreOptions, Value,
+    ActionKey, ArtifactId, CheckpointBuilder, CheckpointStore, Manifest, Presence, ResultRecord, Secrecy, Store, StoreOptions,
+    Value,
 };
 
 const KILLS: u64 = 40;
@@ -114,7 +115,7 @@ fn kill_once(root: &Path, after: Duration, done: &mut Acknowledged) {
     let mut child = Command::new(exe).arg("--child").arg(root).stdout(Stdio::piped()).spawn().expect("spawned");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     // Half of the kills come before the store is open.
-    if after.as_millis() % 2 == 0 {
+    if after.as_millis().is_multiple_of(2) {
         assert!(lines.next().and_then(Result::ok).is_some_and(|l| l.starts_with("begin")), "the child does not start");
     }
     std::thread::sleep(after);
@@ -139,7 +140,7 @@ fn check(root: &Path, done: &Acknowledged, kill: u64) {
     }
     let store = open(root);
     let present = store.has_artifacts(&done.artifacts, sprint_artifacts::Check::Full).expect("checked");
-    assert!(present.values().all(|p| p.is_present()), "kill {kill}: an acknowledged artifact is lost");
+    assert!(present.values().all(Presence::is_present), "kill {kill}: an acknowledged artifact is lost");
     let found = store.results_of_kind("kill@1").expect("found");
     assert!(found.damaged.is_empty(), "kill {kill}: {:?}", found.damaged);
     for n in &done.records {

@@ -86,7 +86,7 @@ impl Store {
         }
         let hasher = hash(&mut file).map_err(io_error("read", &path))?;
         let actual = hasher.finish();
-        if actual != *digest || !size.is_none_or(|size| size == hasher.length()) {
+        if actual != *digest || size.is_some_and(|size| size != hasher.length()) {
             return Err(self.quarantine(secrecy, *digest, actual, size, hasher.length(), &path));
         }
         self.verified().insert((secrecy, *digest), stamp);

@@ -110,11 +110,13 @@ fn a_manifest_in_the_folder_of_another_label_is_refused() {
     assert!(matches!(store.read_artifact(&id), Err(StoreError::Label { .. })));
 }
 
+/// A way of reading an artifact.
+type Reader = fn(&Store, &ArtifactId, &Path) -> Result<(), StoreError>;
+
 /// Flips one bit of each blob in turn and says what the store must never do: serve it.
 #[test]
 fn a_flipped_bit_in_any_blob_is_caught_by_every_way_of_reading() {
     let payload: Vec<u8> = (0..5000_u32).map(|i| (i * 7 % 256) as u8).collect();
-    type Reader = fn(&Store, &ArtifactId, &Path) -> Result<(), StoreError>;
     let readers: [(&str, Reader); 4] = [
         ("read_file", |s, id, _| {
             let manifest = s.read_artifact(id)?;
@@ -233,7 +235,7 @@ fn an_unfinished_blob_leaves_nothing() {
     writer.write_all(&vec![1; 600_000]).expect("write");
     drop(writer);
     drop(store);
-    let left: Vec<_> = walk(dir.path()).into_iter().filter_map(|p| p.file_name().map(|n| n.to_owned())).collect();
+    let left: Vec<_> = walk(dir.path()).into_iter().filter_map(|p| p.file_name().map(ToOwned::to_owned)).collect();
     assert_eq!(left, ["VERSION", "gc.lock", "sweep.lock"]);
 }
 
@@ -350,7 +352,7 @@ fn two_thousand_artifacts_are_planned_for_in_under_a_second() {
 fn sixty_four_megabytes_are_verified_in_under_a_second() {
     let dir = tempfile::tempdir().expect("a folder");
     let store = open(dir.path());
-    let blob: Vec<u8> = (0..16_u32 << 20).map(|i| (i * 31 >> 7) as u8).collect();
+    let blob: Vec<u8> = (0..16_u32 << 20).map(|i| ((i * 31) >> 7) as u8).collect();
     let mut builder = Manifest::builder("model@1", Secrecy::Public);
     for n in 0..4_u8 {
         builder = builder.bytes(format!("part-{n}"), [&[n], &blob[..]].concat());

@@ -18,6 +18,7 @@ use crate::records::{ActionKey, RecordError, ResultId, ResultRecord};
 use crate::runs::{
     AppendLog, Checkpoint, CheckpointBuilder, CheckpointError, CheckpointStore, LogError, Replay, RunError, RunId,
 };
+use crate::scratch::scratch;
 use crate::secrecy::Secrecy;
 
 const EIO: i32 = 5;
@@ -34,7 +35,6 @@ struct Acknowledged {
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "the errors are looked at where the disk is full, and printed")]
 enum Failure {
     Store(StoreError),
     Record(RecordError),
@@ -192,7 +192,7 @@ fn with_fault(root: &Path, at: u64, fault: Fault) -> (FaultFiles, Acknowledged, 
 
 /// The number of operations of an undisturbed workload, and what it produces.
 fn undisturbed() -> (u64, Vec<ArtifactId>) {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let (files, done, outcome) = with_fault(&dir.path().join("store"), u64::MAX, Fault::Crash);
     outcome.expect("undisturbed");
     assert!(files.operations() > 100, "the sweep would be too small: {}", files.operations());
@@ -203,7 +203,7 @@ fn undisturbed() -> (u64, Vec<ArtifactId>) {
 fn a_crash_at_any_operation_loses_nothing_acknowledged() {
     let (operations, expected) = undisturbed();
     for at in 0..operations {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = scratch();
         let root = dir.path().join("store");
         let (files, done, outcome) = with_fault(&root, at, Fault::Crash);
         let what = format!("crash at {at}, {}", files.trace().last().expect("an operation"));
@@ -221,7 +221,7 @@ fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
     let (operations, expected) = undisturbed();
     for cut in [PowerCut::TakesAll, PowerCut::TakesSome(1), PowerCut::TakesSome(2), PowerCut::TakesSome(3)] {
         for at in 0..=operations {
-            let dir = tempfile::tempdir().expect("a folder");
+            let dir = scratch();
             let root = dir.path().join("store");
             let (files, done, _) = with_fault(&root, at, Fault::Crash);
             let what = format!("{cut:?} at {at}, {}", files.trace().last().expect("an operation"));
@@ -236,7 +236,7 @@ fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
 #[test]
 fn sixty_power_cuts_of_one_store_lose_nothing_acknowledged() {
     let (operations, expected) = undisturbed();
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let root = dir.path().join("store");
     let (mut artifacts, mut results) = (Vec::new(), Vec::new());
     for round in 0..60_u64 {
@@ -267,7 +267,7 @@ fn a_failing_disk_never_looks_like_success() {
     let (operations, expected) = undisturbed();
     for fault in [Fault::Once(EIO), Fault::Always(EIO)] {
         for at in 0..operations {
-            let dir = tempfile::tempdir().expect("a folder");
+            let dir = scratch();
             let root = dir.path().join("store");
             let (files, done, outcome) = with_fault(&root, at, fault);
             let failed = files.trace()[at as usize].clone();
@@ -298,7 +298,7 @@ fn is_disk_full(failure: &Failure) -> Option<u64> {
 fn a_full_disk_is_named_with_the_bytes_needed_and_the_run_goes_on_once_there_is_room() {
     let (operations, expected) = undisturbed();
     for at in 0..operations {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = scratch();
         let root = dir.path().join("store");
         let (files, done, outcome) = with_fault(&root, at, Fault::Always(ENOSPC));
         let failed = files.trace()[at as usize].clone();

@@ -3,10 +3,11 @@ use std::io::Write;
 
 use super::*;
 use crate::files::Files;
+use crate::scratch::scratch;
 
 #[test]
 fn the_chosen_operation_fails_and_a_crash_ends_everything() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = |name: &str| dir.path().join(name);
     let once = FaultFiles::failing(1, Fault::Once(5));
     once.create_dir(&path("a"), 0o755).expect("operation 0");
@@ -31,7 +32,7 @@ fn the_chosen_operation_fails_and_a_crash_ends_everything() {
 
 #[test]
 fn a_power_cut_takes_what_was_not_forced_to_the_disk_and_nothing_else() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = |name: &str| dir.path().join(name);
     let files = FaultFiles::counting();
     // Durable: bytes forced down, name forced down. Then more bytes that are not.
@@ -52,7 +53,7 @@ fn a_power_cut_takes_what_was_not_forced_to_the_disk_and_nothing_else() {
 
 #[test]
 fn a_power_cut_undoes_renames_and_removals_that_were_not_forced_to_the_disk() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = |name: &str| dir.path().join(name);
     for synced in [false, true] {
         let files = FaultFiles::counting();

@@ -174,7 +174,7 @@ impl Sweep<'_> {
         let meta = fs::symlink_metadata(path).map_err(io_error("inspect", path))?;
         let modified = meta.modified().map_err(io_error("inspect", path))?;
         let relative = path.strip_prefix(self.store.root()).unwrap_or(path).to_owned();
-        Ok(self.is_old(modified).then(|| Swept { path: relative, size: meta.len() }))
+        Ok(self.is_old(modified).then_some(Swept { path: relative, size: meta.len() }))
     }
 
     fn set_aside(&self, path: &Path, report: &mut GcReport) -> Result<(), GcError> {

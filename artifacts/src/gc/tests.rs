@@ -9,6 +9,7 @@ use crate::encode::Value;
 use crate::manifest::{ArtifactId, Manifest};
 use crate::records::ResultRecord;
 use crate::runs::{CheckpointBuilder, CheckpointStore, RunId};
+use crate::scratch::scratch;
 use crate::secrecy::Secrecy;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -67,7 +68,7 @@ struct Scene {
 }
 
 fn scene() -> Scene {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let public = |text| artifact(&store, Secrecy::Public, text);
     let (finished, unfinished) = (RunId::new(0, 1), RunId::new(0, 2));

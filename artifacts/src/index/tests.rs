@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::encode::Value;
 use crate::manifest::{ArtifactId, Manifest};
 use crate::records::{ResultRecord, StoredResult};
+use crate::scratch::scratch;
 use crate::secrecy::Secrecy;
 
 const RECORDS: u32 = 24;
@@ -47,7 +48,7 @@ fn commit(store: &Store, n: u32) {
 
 /// A store with records and a closed index that knows them all.
 fn filled() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     (0..RECORDS).for_each(|n| commit(&store, n));
     answers(&store);

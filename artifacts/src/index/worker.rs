@@ -142,18 +142,15 @@ impl Worker {
     }
 
     fn begin(&self) -> Open {
-        let mut open = Open { memory: None, rebuilds_left: 1, status: IndexStatus::Abandoned, _lock: None };
-        match take_lock(&self.paths.lock) {
-            Ok(lock) => open._lock = Some(lock),
-            Err(IndexError::Busy) => {
-                open.status = IndexStatus::Busy;
-                return open;
-            }
+        let closed = |status, lock| Open { memory: None, rebuilds_left: 1, status, _lock: lock };
+        let mut open = match take_lock(&self.paths.lock) {
+            Ok(lock) => closed(IndexStatus::Abandoned, Some(lock)),
+            Err(IndexError::Busy) => return closed(IndexStatus::Busy, None),
             Err(error) => {
                 tracing::warn!(%error, "no index");
-                return open;
+                return closed(IndexStatus::Abandoned, None);
             }
-        }
+        };
         let intact = seal::is_intact(&self.paths.dir, &self.paths.seal);
         // Unsealed while open: whatever happens to this process, the next one will not trust what it left.
         let unsealed = remove(&self.paths.seal, |p| fs::remove_file(p));

@@ -7,6 +7,7 @@ use super::*;
 use crate::cas::{Store, StoreOptions};
 use crate::encode::Value;
 use crate::manifest::{ArtifactId, Manifest};
+use crate::scratch::scratch;
 use crate::secrecy::Secrecy;
 
 fn open(root: &Path) -> Store {
@@ -36,7 +37,7 @@ fn record(store: &Store, kind: &str, epsilon: u32, finished: u64) -> ResultRecor
 
 #[test]
 fn a_record_reads_back_as_itself() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let record = record(&store, "finetune@1", 8, 1000);
     assert_eq!(ResultRecord::from_bytes(&record.to_bytes().expect("finite")).expect("reads back"), record);
@@ -49,7 +50,7 @@ fn a_record_reads_back_as_itself() {
 
 #[test]
 fn the_newest_result_comes_first() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     for finished in [3000, 1000, 2000] {
         store.commit_result(&record(&store, "finetune@1", 8, finished)).expect("committed");
@@ -64,7 +65,7 @@ fn the_newest_result_comes_first() {
 
 #[test]
 fn records_are_found_by_kind_by_stage_and_by_output() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     for (kind, epsilon, finished) in [("a@1", 1, 10), ("a@1", 2, 20), ("b@1", 1, 30)] {
         store.commit_result(&record(&store, kind, epsilon, finished)).expect("committed");
@@ -81,7 +82,7 @@ fn records_are_found_by_kind_by_stage_and_by_output() {
 
 #[test]
 fn a_record_is_not_committed_before_what_it_names() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let mut record = record(&store, "a@1", 1, 10);
     record.outputs.insert("ghost".to_owned(), ArtifactId::new(crate::digest::Digest::of(b"ghost")));
@@ -94,7 +95,7 @@ fn a_record_is_not_committed_before_what_it_names() {
 
 #[test]
 fn a_metric_that_is_no_number_is_refused() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let mut record = record(&store, "a@1", 1, 10);
     record.metrics.insert("nan".to_owned(), f64::NAN);
@@ -103,7 +104,7 @@ fn a_metric_that_is_no_number_is_refused() {
 
 #[test]
 fn a_flipped_bit_anywhere_in_a_record_is_caught_and_the_older_result_remains() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let old = record(&store, "a@1", 1, 10);
     let new = record(&store, "a@1", 1, 20);
@@ -128,7 +129,7 @@ fn a_flipped_bit_anywhere_in_a_record_is_caught_and_the_older_result_remains() {
 
 #[test]
 fn a_record_under_another_key_is_refused() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let record = record(&store, "a@1", 1, 10);
     let id = store.commit_result(&record).expect("committed");
@@ -143,7 +144,7 @@ fn a_record_under_another_key_is_refused() {
 
 #[test]
 fn records_that_lie_about_their_key_or_shape_are_refused() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let good = record(&store, "a@1", 1, 10).to_bytes().expect("finite");
     let edit = |name: &str, value: Option<Value>| {
@@ -165,7 +166,7 @@ fn records_that_lie_about_their_key_or_shape_are_refused() {
 
 #[test]
 fn a_record_of_a_later_version_is_left_where_it_is() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let record = record(&store, "a@1", 1, 10);
     let Ok(Value::Map(mut map)) = Value::from_bytes(&record.to_bytes().expect("finite")) else { panic!("a map") };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::cas::{Store, StoreOptions};
 use crate::records::ActionKey;
+use crate::scratch::scratch;
 
 fn open(root: &Path) -> Store {
     Store::open(root, StoreOptions::read_write().index(false)).expect("the store opens")
@@ -27,7 +28,7 @@ fn files(root: &Path, key: &ActionKey) -> Vec<PathBuf> {
 
 #[test]
 fn the_newest_checkpoint_comes_back_and_two_are_kept() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let checkpoints = CheckpointStore::for_key(&store, key(1));
     assert!(checkpoints.latest().expect("read").is_none());
@@ -52,7 +53,7 @@ fn the_newest_checkpoint_comes_back_and_two_are_kept() {
 
 #[test]
 fn a_checkpoint_belongs_to_one_action() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     CheckpointStore::for_key(&store, key(1)).offer(&builder(10)).expect("offered");
     assert!(CheckpointStore::for_key(&store, key(2)).latest().expect("read").is_none());
@@ -64,19 +65,21 @@ fn a_checkpoint_belongs_to_one_action() {
     assert!(matches!(moved, Err(CheckpointError::Key { .. })));
 }
 
+/// A way of damaging a file.
+type Damage = fn(&mut Vec<u8>, usize);
+
 #[test]
 fn a_torn_or_flipped_newest_checkpoint_falls_back_to_the_older() {
     let length = {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = scratch();
         let store = open(dir.path());
         CheckpointStore::for_key(&store, key(1)).offer(&builder(20)).expect("offered");
         fs::metadata(&files(dir.path(), &key(1))[0]).expect("there").len() as usize
     };
-    type Damage = fn(&mut Vec<u8>, usize);
     let damages: [Damage; 2] = [|b, at| b.truncate(at), |b, at| b[at] ^= 1 << (at % 8)];
     for damage in damages {
         for at in (0..length).step_by(311).chain([length - 1]) {
-            let dir = tempfile::tempdir().expect("a folder");
+            let dir = scratch();
             let store = open(dir.path());
             let checkpoints = CheckpointStore::for_key(&store, key(1));
             checkpoints.offer(&builder(10)).expect("offered");
@@ -97,7 +100,7 @@ fn a_torn_or_flipped_newest_checkpoint_falls_back_to_the_older() {
 
 #[test]
 fn a_checkpoint_does_not_print_and_has_no_two_files_of_one_name() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let checkpoints = CheckpointStore::for_key(&store, key(1));
     let builder = CheckpointBuilder::new(1).bytes("k", *b"canary-7391");

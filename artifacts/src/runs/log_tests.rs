@@ -5,6 +5,7 @@ use super::frame::MAGIC;
 use super::*;
 use crate::fault::{Fault, FaultFiles};
 use crate::files::OsFiles;
+use crate::scratch::scratch;
 
 const NAME: &str = "20261122-101530-1a2b3c4d";
 const ENOSPC: i32 = 28;
@@ -32,7 +33,7 @@ fn payloads(count: u64) -> Vec<Vec<u8>> {
 
 #[test]
 fn what_is_appended_is_replayed() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = dir.path().join("journal.log");
     assert_eq!(Replay::read(&path, NAME).expect("no log is an empty log"), Replay::default());
     write_log(&path, 5);
@@ -47,7 +48,7 @@ fn what_is_appended_is_replayed() {
 
 #[test]
 fn a_tail_torn_at_any_byte_is_cut_off_and_writing_goes_on() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = dir.path().join("journal.log");
     let (bytes, begins) = write_log(&path, 3);
     for length in 0..bytes.len() {
@@ -66,7 +67,7 @@ fn a_tail_torn_at_any_byte_is_cut_off_and_writing_goes_on() {
 
 #[test]
 fn a_tail_that_reads_as_zeros_is_torn() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = dir.path().join("journal.log");
     let (bytes, begins) = write_log(&path, 3);
     for kept in begins[2]..bytes.len() - 8 {
@@ -80,7 +81,7 @@ fn a_tail_that_reads_as_zeros_is_torn() {
 
 #[test]
 fn a_flipped_bit_in_any_byte_is_an_error_that_says_where() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = dir.path().join("journal.log");
     let (bytes, begins) = write_log(&path, 3);
     for at in 0..bytes.len() {
@@ -101,7 +102,7 @@ fn a_flipped_bit_in_any_byte_is_an_error_that_says_where() {
 
 #[test]
 fn frames_that_are_missing_repeated_or_of_another_run_are_errors() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = dir.path().join("journal.log");
     let (bytes, begins) = write_log(&path, 3);
     let frame = |n: usize| &bytes[begins[n]..begins.get(n + 1).copied().unwrap_or(bytes.len())];
@@ -116,7 +117,7 @@ fn frames_that_are_missing_repeated_or_of_another_run_are_errors() {
 
 #[test]
 fn after_a_failed_append_the_log_refuses_until_opened_again() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = dir.path().join("journal.log");
     let quiet = FaultFiles::counting();
     let (mut log, _) = AppendLog::open(&quiet, &path, NAME).expect("opens");
@@ -142,7 +143,7 @@ fn after_a_failed_append_the_log_refuses_until_opened_again() {
 
 #[test]
 fn a_payload_that_is_too_long_is_refused_and_harms_nothing() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = dir.path().join("journal.log");
     let (mut log, _) = AppendLog::open(&OsFiles, &path, NAME).expect("opens");
     assert!(matches!(log.append(&vec![0; MAX_PAYLOAD + 1]), Err(LogError::TooLong { .. })));
@@ -153,7 +154,7 @@ fn a_payload_that_is_too_long_is_refused_and_harms_nothing() {
 #[test]
 fn a_frozen_frame_keeps_its_bytes() {
     // Frozen on 2026-11-22, and equal to what Python's struct and blake3 give: journals of earlier versions must stay readable.
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let path = dir.path().join("journal.log");
     let (mut log, _) = AppendLog::open(&OsFiles, &path, NAME).expect("opens");
     log.append(b"hello").expect("appended");

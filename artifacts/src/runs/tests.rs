@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::cas::{Store, StoreOptions};
+use crate::scratch::scratch;
 
 fn open(root: &Path) -> Store {
     Store::open(root, StoreOptions::read_write().index(false)).expect("the store opens")
@@ -31,7 +32,7 @@ fn run_names_carry_the_date_and_sort_by_time() {
 
 #[test]
 fn runs_are_listed_newest_first() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     assert_eq!(store.runs().expect("listed"), []);
     let ids: Vec<_> = [5_000, 1_000, 9_000].map(|ms| RunId::new(ms, 1)).to_vec();
@@ -46,7 +47,7 @@ fn runs_are_listed_newest_first() {
 
 #[test]
 fn a_run_has_one_owner_and_a_second_is_told_which() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let run = store.create_run(&RunId::new(0, 1)).expect("created");
     assert_eq!(run.holder(), None);
@@ -66,7 +67,7 @@ fn a_run_has_one_owner_and_a_second_is_told_which() {
 
 #[test]
 fn a_runs_files_are_written_once_and_stay_in_its_folder() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch();
     let store = open(dir.path());
     let run = store.create_run(&RunId::new(0, 1)).expect("created");
     assert_eq!(run.read("plan.cbor").expect("read"), None);
