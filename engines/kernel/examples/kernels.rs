@@ -48,7 +48,7 @@ fn seeds(label: u8, count: usize) -> Vec<u128> {
 
 /// Cycles of the core clock per second, from a chain of dependent additions (one cycle each).
 fn clock() -> f64 {
-    let chain = 200_000u64;
+    let chain = 2_000_000u64;
     let time = best(|| {
         let mut x = 1u64;
         for i in 0..chain {

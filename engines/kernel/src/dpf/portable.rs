@@ -14,6 +14,13 @@ fn put(key: &mut [u8], index: usize, word: u128) {
     key[16 * index..16 * (index + 1)].copy_from_slice(&word.to_le_bytes());
 }
 
+/// A one at position `low` (0 to 127); no branch, which a shift of a `u128` might compile to.
+fn one_at(low: u64) -> u128 {
+    let bit = u128::from(1u64 << (low & 63));
+    let high = mask(u128::from(low >> 6));
+    bit & !high | bit << 64 & high
+}
+
 pub(super) fn generate(bits: u32, alphas: &[u64], seeds0: &[u128], seeds1: &[u128], keys: &mut [u8]) {
     let len = key_len(bits);
     let chunks = alphas.chunks(LANES).zip(seeds0.chunks(LANES)).zip(seeds1.chunks(LANES));
@@ -46,7 +53,7 @@ fn generate_lanes(bits: u32, alphas: &[u64], seeds0: &[u128], seeds1: &[u128], k
     fixed().hash(leaves[..n].as_flattened_mut());
     let low = (1u64 << bits.min(LEAF_BITS)) - 1;
     for (i, [a, b]) in leaves[..n].iter().enumerate() {
-        let correction = a ^ b ^ 1u128 << (alphas[i] & low);
+        let correction = a ^ b ^ one_at(alphas[i] & low);
         put(&mut keys[i * len..(i + 1) * len], levels as usize, correction);
     }
 }

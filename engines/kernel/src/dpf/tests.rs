@@ -50,6 +50,35 @@ fn no_points_and_no_keys_are_fine() {
 }
 
 #[test]
+fn keys_have_the_documented_bytes() {
+    // From a separate implementation of the construction in the module's documentation, on OpenSSL's AES.
+    let mut keys = Vec::new();
+    generate(9, &[0x15a], &[0x0123456789abcdef0011223344556677], &[0xfedcba98765432108899aabbccddeeff], &mut keys);
+    let words: Vec<u128> = keys.as_chunks::<16>().0.iter().map(|word| u128::from_be_bytes(*word)).collect();
+    let expected = [0x15446b775d9768a04579d6ac415e8197, 0x340250f2e03d171d77b54480ef9f7514, 0xcd531d2aed40f90bc1bf0ad0b70d58c0];
+    assert_eq!(words, expected);
+}
+
+#[test]
+fn every_key_bit_is_balanced_for_a_fixed_point() {
+    let count = 20_000;
+    for alpha in [0, 0xffff] {
+        let mut keys = Vec::new();
+        generate(16, &vec![alpha; count], &roots(5, count), &roots(6, count), &mut keys);
+        let mut ones = vec![0u32; 8 * key_len(16)];
+        for key in keys.chunks(key_len(16)) {
+            for (i, ones) in ones.iter_mut().enumerate() {
+                *ones += u32::from(key[i / 8] >> (i % 8) & 1);
+            }
+        }
+        // Six standard deviations of a fair coin: 6 · sqrt(20 000) / 2 = 424, over 1280 bits.
+        for (i, ones) in ones.into_iter().enumerate() {
+            assert!(ones.abs_diff(10_000) < 424, "alpha {alpha}, bit {i}: {ones}");
+        }
+    }
+}
+
+#[test]
 fn one_party_alone_sees_balanced_bits() {
     let count = 20_000;
     let (s0, s1) = (roots(3, count), roots(4, count));
