@@ -6,6 +6,7 @@
 
 use crate::accountant::{self, AccountantError, SIGMA_MAX, SIGMA_MIN, Segment, pld, rdp};
 use crate::budget::{BudgetError, Delta, Epsilon, NoiseMultiplier, SamplingRate, Steps};
+use crate::mechanism::{self, Claim, GridBits};
 use serde::{Deserialize, Serialize};
 
 /// σ is stored with four decimals.
@@ -134,7 +135,8 @@ fn guess(with: &dyn Fn(f64) -> Result<Vec<Segment>, AccountantError>, target: f6
 
 /// What a private run is allowed and obliged to do: N₀ records, rate q, T steps, noise σ, and the claim it was calibrated for.
 ///
-/// Invariant: ε of `steps` steps at (q, σ) and δ is at most `epsilon` by the named accountant; checked again when read from a file.
+/// Invariant: ε of `steps` steps of the discrete mechanism at (q, σ) and δ is at most `epsilon` by the named accountant; checked again
+/// when read from a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "PlanFields", into = "PlanFields")]
 pub struct Plan {
@@ -151,7 +153,20 @@ struct PlanFields {
     sigma: NoiseMultiplier,
     epsilon: Epsilon,
     delta: Delta,
+    dimension: u64,
     accountant: Accountant,
+}
+
+impl PlanFields {
+    fn segment(&self) -> Segment {
+        Segment { q: self.q, sigma: self.sigma, steps: self.steps }
+    }
+
+    /// ε of the discrete mechanism on the default grid.
+    fn claim(&self) -> Result<Claim, AccountantError> {
+        let dimension = usize::try_from(self.dimension).unwrap_or(usize::MAX);
+        mechanism::claim(self.accountant, &[self.segment()], self.delta, dimension, GridBits::default())
+    }
 }
 
 /// What the user asks of a run, before calibration.
@@ -167,6 +182,8 @@ pub struct Request {
     pub epsilon: Epsilon,
     /// Target δ.
     pub delta: Delta,
+    /// Trainable coordinates, for the discrete mechanism's own cost; 1 where it is not known yet.
+    pub dimension: u64,
 }
 
 /// T = ⌊epochs·N/B⌋ but at least 1: whole logical batches, as SPRINT's loader takes them (32 on SST-2 for one epoch at B = 2048).
@@ -187,18 +204,31 @@ impl Plan {
         let q = SamplingRate::from_batch(request.expected_batch, request.records)?;
         let steps = steps_for(request.records, request.expected_batch, request.epochs)?;
         let sigma = sigma(by, &[], request.epsilon, request.delta, q, steps)?;
-        Ok(Self {
-            fields: PlanFields {
-                records: request.records,
-                expected_batch: request.expected_batch,
-                q,
-                steps,
-                sigma,
-                epsilon: request.epsilon,
-                delta: request.delta,
-                accountant: by,
-            },
-        })
+        let mut fields = PlanFields {
+            records: request.records,
+            expected_batch: request.expected_batch,
+            q,
+            steps,
+            sigma,
+            epsilon: request.epsilon,
+            delta: request.delta,
+            dimension: request.dimension.max(1),
+            accountant: by,
+        };
+        // The discretisation costs millionths of ε: at most a few stored decimals of σ.
+        for _ in 0..1000 {
+            if fields.claim()?.epsilon <= fields.epsilon.get() {
+                return Ok(Self { fields });
+            }
+            let ticks = (fields.sigma.get() * DECIMALS).round() + (1e-4 * fields.sigma.get() * DECIMALS).ceil();
+            fields.sigma = NoiseMultiplier::new(ticks / DECIMALS)?;
+        }
+        Err(AccountantError::Unreachable { epsilon: request.epsilon.get(), low: SIGMA_MIN, high: SIGMA_MAX })
+    }
+
+    /// Trainable coordinates the plan was made for.
+    pub fn dimension(&self) -> u64 {
+        self.fields.dimension
     }
 
     /// The public number of records N₀.
@@ -238,7 +268,7 @@ impl Plan {
 
     /// The whole plan as one accounted segment.
     pub fn segment(&self) -> Segment {
-        Segment { q: self.fields.q, sigma: self.fields.sigma, steps: self.fields.steps }
+        self.fields.segment()
     }
 }
 
@@ -251,13 +281,11 @@ impl TryFrom<PlanFields> for Plan {
             let fix = "the sampling rate is below batch/records: calibrate the plan again";
             return Err(BudgetError { field: "q", value: fields.q.get(), fix }.into());
         }
-        let plan = Self { fields };
-        let spent = plan.fields.accountant.epsilon(&[plan.segment()], plan.fields.delta)?;
-        if spent > plan.fields.epsilon.get() {
+        if fields.claim()?.epsilon > fields.epsilon.get() {
             let fix = "sigma does not meet the plan's own epsilon: calibrate the plan again";
-            return Err(BudgetError { field: "sigma", value: plan.fields.sigma.get(), fix }.into());
+            return Err(BudgetError { field: "sigma", value: fields.sigma.get(), fix }.into());
         }
-        Ok(plan)
+        Ok(Self { fields })
     }
 }
 

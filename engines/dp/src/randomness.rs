@@ -21,6 +21,8 @@ pub enum Purpose {
     Initialisation,
     /// Dropout masks.
     Dropout,
+    /// An audit's coins.
+    Audit,
 }
 
 impl Purpose {
@@ -30,6 +32,7 @@ impl Purpose {
             Self::Sampling => "sprint-dp 2026-11 sampling",
             Self::Initialisation => "sprint-dp 2026-11 initialisation",
             Self::Dropout => "sprint-dp 2026-11 dropout",
+            Self::Audit => "sprint-dp 2026-11 audit",
         }
     }
 }

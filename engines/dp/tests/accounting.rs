@@ -154,6 +154,7 @@ fn a_plan_cannot_be_read_back_with_less_noise_than_it_claims() {
         epochs: 1.0,
         epsilon: Epsilon::new(8.0).unwrap(),
         delta: Delta::new(1e-6).unwrap(),
+        dimension: 1_919_234,
     };
     let plan = Plan::calibrate(request, Accountant::Pld).unwrap();
     assert_eq!(plan.steps().get(), 32);

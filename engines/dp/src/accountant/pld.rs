@@ -19,21 +19,31 @@ use super::{AccountantError, Segment};
 use crate::budget::Delta;
 use realfft::RealFftPlanner;
 use realfft::num_complex::Complex;
+use std::f64::consts::FRAC_1_SQRT_2;
 
 /// Relative discretisation error of ε at which halving stops (a halving that moves ε by m leaves an error near m/3).
 const TOLERANCE: f64 = 1e-4;
 /// Longest transform.
-const MAX_GRID: usize = 1 << 22;
-/// ln of the tilted mass allowed outside the window.
-const LOG_ETA: f64 = -25.0;
+const MAX_GRID: usize = 1 << 21;
+/// ln of the share of δ that mass outside the window may add by wrapping around.
+const LOG_SHARE: f64 = -16.0;
 
 /// The upper bound on ε at `delta` (larger of both directions).
 pub fn epsilon(segments: &[Segment], delta: Delta) -> Result<f64, AccountantError> {
     super::check(segments)?;
+    if total_variation(segments) <= delta.get() {
+        return Ok(0.0);
+    }
     match parts(segments, delta.get()) {
         Parts::Gaussian(mu) => Ok(super::gaussian::epsilon(mu, delta.get())),
         Parts::Sampled(parts) => Problem::new(parts, delta.get()).solve(),
     }
+}
+
+/// An upper bound on δ(0): the sum of the steps' total variations q·(2Φ(1/2σ) − 1).
+fn total_variation(segments: &[Segment]) -> f64 {
+    let one = |s: &Segment| s.steps.get() as f64 * s.q.get() * libm::erf(0.5 * FRAC_1_SQRT_2 / s.sigma.get());
+    segments.iter().map(one).sum::<f64>() * (1.0 + 1e-12)
 }
 
 /// A fast estimate of ε (no bound): the larger saddle-point guess. Used to seed searches.
@@ -79,7 +89,7 @@ struct Problem {
     sides: [Side; 2],
 }
 
-/// One direction with its current tilt and the window that holds all but e^{−25} of the tilted mass.
+/// One direction with its current tilt and the window that holds all tilted mass that matters at δ.
 #[derive(Clone)]
 struct Side {
     composition: Composition,
@@ -93,8 +103,10 @@ struct Side {
 impl Side {
     fn new(composition: Composition, guess: Guess, delta: f64) -> Self {
         let log_room = delta.ln() - (guess.moments.log_moment - guess.tilt * guess.epsilon);
-        let (high, shift) = composition.tail(&guess, LOG_ETA + log_room.min(0.0), true);
-        let (low, _) = composition.tail(&guess, LOG_ETA, false);
+        let (high, shift) = composition.tail(&guess, LOG_SHARE + log_room.min(0.0), true);
+        // Mass below the window reappears at its top, where a unit of tilted mass weighs e^{−λ·(high − ε)} of what it weighs at ε.
+        let discount = guess.tilt * (high - guess.epsilon).max(0.0);
+        let (low, _) = composition.tail(&guess, (LOG_SHARE + log_room.min(0.0) + discount).min(-8.0), false);
         Self { composition, guess, low, high, shift }
     }
 

@@ -32,7 +32,7 @@ const GAUSS_5: [(f64, f64); 5] = [
 ];
 
 /// The most cells one step may take; the caller coarsens h beyond it.
-pub(crate) const MAX_CELLS: f64 = 4.0e6;
+pub(crate) const MAX_CELLS: f64 = 2.0e6;
 
 /// Discretises one step on spacing `h`, z cut to `bounds` = [`range`] of `tail`: at most `tail` of either side's mass goes to +∞.
 ///

@@ -387,6 +387,11 @@ impl<S: LedgerSink> Ledger<S> {
         self.charges
     }
 
+    /// Number of charges of `run`, all its restarts included; torn tails are not among them.
+    pub fn attempts_of(&self, run: &RunId) -> u64 {
+        self.attempts.iter().filter(|((of, _), _)| of == run).map(|(_, attempts)| attempts).sum()
+    }
+
     /// Number of torn tails that were cut off and charged.
     pub fn recovered(&self) -> u64 {
         self.recovered
