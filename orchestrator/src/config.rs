@@ -85,13 +85,7 @@ impl Fragments<'_, '_> {
             }
         };
         let source = self.sources.add(file, text.as_str());
-        let node = match yaml::parse(source, &text) {
-            Ok(node) => node,
-            Err(problems) => {
-                self.problems.extend(problems);
-                return None;
-            }
-        };
+        let node = yaml::parse(source, &text, &mut self.problems)?;
         match node.value {
             Value::Map(entries) => {
                 for e in entries.iter().filter(|e| e.key == "use") {
@@ -138,15 +132,15 @@ pub(crate) fn apply_set(root: &mut Node, arg: &str, sources: &mut Sources) -> Ve
         return vec![problem.help("for example `--set epochs=3` or `--set 'tasks=[rte]'`")];
     };
     let key_span = Span::new(source, 0..path.len());
-    let value = match yaml::parse_from(source, arg, path.len() + 1) {
-        Ok(value) => value,
-        Err(problems) => return problems,
-    };
+    let mut problems = Vec::new();
+    let value = yaml::parse_from(source, arg, path.len() + 1, &mut problems);
     let steps: Vec<&str> = path.trim().split('.').collect();
-    match place(root, &steps, source) {
-        Ok(full) => put(root, &full, key_span, value).err().into_iter().collect(),
-        Err(problem) => vec![problem],
+    match (place(root, &steps, source), value) {
+        (Ok(full), Some(value)) => problems.extend(put(root, &full, key_span, value).err()),
+        (Ok(_), None) => {}
+        (Err(problem), _) => problems.push(problem),
     }
+    problems
 }
 
 /// The full path of what a `--set` path names.
@@ -230,7 +224,7 @@ mod tests {
     fn load(text: &str, fragments: &[(&str, &str)], sets: &[&str]) -> Result<serde_json::Value, Vec<String>> {
         let mut sources = Sources::default();
         let id = sources.add("w.yaml", text);
-        let mut root = yaml::parse(id, text).unwrap();
+        let mut root = yaml::parse(id, text, &mut Vec::new()).unwrap();
         let mut read = |file: &str| {
             let found = fragments.iter().find(|(name, _)| *name == file);
             found.map(|(_, text)| (*text).to_owned()).ok_or_else(|| "no such file".to_owned())

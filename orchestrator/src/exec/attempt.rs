@@ -91,8 +91,8 @@ fn call(
 }
 
 fn with_scratch<T>(store: &Store, work: impl FnOnce(&Path) -> Result<T, StageError>) -> Result<T, StageError> {
-    let parent = store.root().join("tmp").join("scratch");
-    fs::create_dir_all(&parent).map_err(|e| io_error("create", &parent, &e))?;
+    let parent = store.root().join("private").join("scratch");
+    create_private(&parent)?;
     remove_abandoned(&parent);
     let scratch = Scratch::create(&parent)?;
     work(&scratch.path)

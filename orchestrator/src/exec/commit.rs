@@ -62,8 +62,7 @@ pub(super) fn store_error(error: &StoreError) -> StageError {
 pub(super) fn record_error(error: &RecordError) -> StageError {
     let class = match error {
         RecordError::Store(e) => store_class(e),
-        RecordError::OutputMissing { .. } => ErrorClass::Permanent,
-        RecordError::Metric { .. } => ErrorClass::Permanent,
+        RecordError::OutputMissing { .. } | RecordError::Metric { .. } => ErrorClass::Permanent,
         _ => ErrorClass::Integrity,
     };
     StageError::new(class, chain(error))

@@ -3,13 +3,13 @@
 //! Executors, verifications and commits run elsewhere and send messages; the dispatcher takes them one at a time, journals what they
 //! mean, and only then acts on it. Every decision is therefore a function of the journal and the messages so far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sprint_artifacts::{ActionKey, Check, RecordError, ResultId, ResultRecord, Store};
 use sprint_stage_api::{CachePolicy, ErrorClass, StageError, StageEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::commit::{commit, record_error};
@@ -65,7 +65,7 @@ pub(super) struct Dispatcher {
     report_inbox: mpsc::UnboundedReceiver<(IntentId, Report)>,
     pub(super) running: BTreeMap<IntentId, usize>,
     pub(super) capacity: Capacity,
-    pub(super) timers: BTreeMap<(Instant, Timer), ()>,
+    pub(super) timers: BTreeSet<(Instant, Timer)>,
     pub(super) leases: Leases,
     pub(super) stopping: Option<Interrupt>,
     pub(super) some_failed: bool,
@@ -73,6 +73,7 @@ pub(super) struct Dispatcher {
     pub(super) leaders: BTreeMap<ActionKey, usize>,
     /// Whether something happened that may let instances move.
     moved: bool,
+    turns: Arc<Semaphore>,
     history: Arc<OnceLock<History>>,
 }
 
@@ -84,6 +85,7 @@ impl Dispatcher {
         capacity: Capacity,
         events: mpsc::UnboundedSender<RunEvent>,
     ) -> Self {
+        let turns = Arc::new(Semaphore::new(set.host.cpus.max(1)));
         let (messages, inbox) = mpsc::unbounded_channel();
         let (reports, report_inbox) = mpsc::unbounded_channel();
         Self {
@@ -98,12 +100,13 @@ impl Dispatcher {
             report_inbox,
             running: BTreeMap::new(),
             capacity,
-            timers: BTreeMap::new(),
+            timers: BTreeSet::new(),
             leases: Leases::default(),
             stopping: None,
             some_failed: false,
             leaders: BTreeMap::new(),
             moved: true,
+            turns,
             history: Arc::default(),
         }
     }
@@ -119,7 +122,7 @@ impl Dispatcher {
             if self.is_over() {
                 return Ok(());
             }
-            let next_timer = self.timers.keys().next().map(|(at, _)| *at);
+            let next_timer = self.timers.first().map(|(at, _)| *at);
             let timer = async {
                 match next_timer {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -136,7 +139,7 @@ impl Dispatcher {
                 () = timer => {}
             }
             self.drain()?;
-            self.on_timers()?;
+            self.on_timers();
         }
     }
 
@@ -179,13 +182,24 @@ impl Dispatcher {
         self.nodes.iter().all(|n| n.phase.is_over()) && self.leases.are_settled()
     }
 
+    /// Does something that takes time on another thread, as many at once as there are processors.
+    fn aside(&self, work: impl FnOnce() + Send + 'static) {
+        let turns = self.turns.clone();
+        tokio::spawn(async move {
+            // The semaphore is never closed.
+            if let Ok(_turn) = turns.acquire_owned().await {
+                let _ = tokio::task::spawn_blocking(work).await;
+            }
+        });
+    }
+
     /// Asks the store about an instance whose key is known.
     pub(super) fn evaluate(&mut self, index: usize) {
         self.nodes[index].phase = Phase::Evaluating;
         let keyed = self.nodes[index].keyed.clone().expect("evaluated once its key is known");
         let (workflow, store) = (self.set.workflow.clone(), self.set.store.clone());
         let (run, history, messages) = (self.set.run.clone(), self.history.clone(), self.messages.clone());
-        tokio::task::spawn_blocking(move || {
+        self.aside(move || {
             let instance = &workflow.instances()[index];
             let stage = workflow.stage_of(instance);
             let found = look_up(&store, stage.kind().spec(), stage.cache(), &keyed.key, Some(&run), Check::Full);
@@ -246,7 +260,7 @@ impl Dispatcher {
             Report::Event(event) => self.on_stage_event(index, event),
             Report::Ended(outcome) => {
                 self.running.remove(id);
-                self.timers.retain(|(_, t), ()| !matches!(t, Timer::Timeout(_, i) | Timer::Kill(i) if i == id));
+                self.timers.retain(|(_, t)| !matches!(t, Timer::Timeout(_, i) | Timer::Kill(i) if i == id));
                 self.on_ended(index, outcome)
             }
         }
@@ -314,7 +328,7 @@ impl Dispatcher {
             metrics,
             private: true,
         };
-        tokio::task::spawn_blocking(move || {
+        self.aside(move || {
             let spec = workflow.stage_of(&workflow.instances()[index]).kind().spec();
             let result = commit(&store, spec, record);
             let _ = messages.send(Message::Committed { index, result, seconds });
@@ -354,7 +368,7 @@ impl Dispatcher {
         match wait.filter(|_| self.stopping.is_none()) {
             Some(wait) => {
                 self.nodes[index].phase = Phase::Backoff;
-                self.timers.insert((Instant::now() + wait, Timer::Retry(index)), ());
+                self.timers.insert((Instant::now() + wait, Timer::Retry(index)));
                 self.emit(RunEvent::StageRetrying { stage, attempt, failure, wait_s: wait.as_secs_f64() })
             }
             None => self.fail(index, failure),
@@ -373,11 +387,11 @@ impl Dispatcher {
         self.emit(RunEvent::StageFailed { stage, attempt, failure, log })
     }
 
-    fn on_timers(&mut self) -> Result<(), JournalError> {
+    fn on_timers(&mut self) {
         let now = Instant::now();
-        while let Some(((at, timer), ())) = self.timers.pop_first() {
+        while let Some((at, timer)) = self.timers.pop_first() {
             if at > now {
-                self.timers.insert((at, timer), ());
+                self.timers.insert((at, timer));
                 break;
             }
             self.moved = true;
@@ -392,13 +406,12 @@ impl Dispatcher {
                 Timer::Kill(id) => self.set.executor.cancel(&id, Stop::Now),
             }
         }
-        Ok(())
     }
 
     /// Asks an attempt to save its progress and end; what is not over after the grace period is killed.
     pub(super) fn cancel(&mut self, id: &IntentId) {
         self.set.executor.cancel(id, Stop::Gracefully);
-        self.timers.insert((Instant::now() + self.set.grace, Timer::Kill(id.clone())), ());
+        self.timers.insert((Instant::now() + self.set.grace, Timer::Kill(id.clone())));
     }
 
     /// First time: nothing new starts, and what runs may save its progress. Second time: everything ends now.
@@ -418,7 +431,7 @@ impl Dispatcher {
         }
         for index in 0..self.nodes.len() {
             if self.nodes[index].phase == Phase::Backoff {
-                self.timers.retain(|(_, t), ()| *t != Timer::Retry(index));
+                self.timers.retain(|(_, t)| *t != Timer::Retry(index));
                 self.nodes[index].phase = Phase::Interrupted;
                 let (stage, attempt) = (self.id(index), self.nodes[index].attempts);
                 self.emit(RunEvent::StageInterrupted { stage, attempt })?;

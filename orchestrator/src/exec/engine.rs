@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sprint_artifacts::runs::RunError as RunDirError;
 use sprint_artifacts::{ArtifactId, Owner, RunDir, RunId, Secrecy, Store};
-use sprint_stage_api::ErrorClass;
+use sprint_stage_api::{ErrorClass, Registry};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -18,11 +18,12 @@ use super::lease::{KeptLease, reap};
 use super::limits::Capacity;
 use super::node::{Node, Phase};
 use super::retry::Failure;
+use crate::diagnostic::Diagnostics;
 use crate::event::{OutputRef, RunEvent, RunFinished, RunStatus, StageCounts};
 use crate::exit::ExitCode;
 use crate::journal::{Journal, JournalError};
 use crate::plan::{NothingSelected, select};
-use crate::resume::{RunRequest, continued_by, unfinished};
+use crate::resume::{RequestError, RunRequest, continued_by, resumable, unfinished};
 use crate::workflow::{InstanceId, Selector, Workflow};
 
 /// What the composition root knows about the world, so that this crate need not ask.
@@ -117,6 +118,12 @@ pub enum RunError {
         /// Why.
         source: RunDirError,
     },
+    /// There is nothing to resume, or it cannot be read.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The workflow that the run began with is not valid for this program.
+    #[error("{0}")]
+    Workflow(Diagnostics),
     /// The store cannot list its runs.
     #[error("the store's runs cannot be read")]
     Runs(#[source] RunDirError),
@@ -130,12 +137,13 @@ impl RunError {
     pub fn exit(&self) -> ExitCode {
         use sprint_artifacts::runs::LogError;
         match self {
-            Self::Nothing(_) => ExitCode::Usage,
+            Self::Nothing(_) | Self::Request(_) | Self::Workflow(_) => ExitCode::Usage,
             Self::Run { source: RunDirError::Locked { .. }, .. } => ExitCode::Locked,
             Self::Journal(JournalError::Log(LogError::DiskFull { .. })) => ExitCode::Refused,
-            Self::Journal(JournalError::Log(LogError::Io { .. } | LogError::Poisoned { .. })) => ExitCode::StageFailed,
+            Self::Journal(JournalError::Log(LogError::Io { .. } | LogError::Poisoned { .. }))
+            | Self::Run { .. }
+            | Self::Runs(_) => ExitCode::StageFailed,
             Self::Journal(_) => ExitCode::Integrity,
-            Self::Run { .. } | Self::Runs(_) => ExitCode::StageFailed,
         }
     }
 }
@@ -166,29 +174,30 @@ impl Engine {
         let selectors = options.only.iter().map(ToString::to_string).collect();
         let request = RunRequest::new(workflow.inputs().clone(), selectors, options.salt.clone());
         select(&workflow, &options.only)?;
-        let run = match continued_by(&self.store, &request).map_err(RunError::Runs)? {
-            Some(run) => run,
-            None => {
-                let id = RunId::new((self.host.now_unix_ms)(), self.host.random);
-                self.store.create_run(&id).map_err(|source| RunError::Run { id: id.to_string(), source })?
-            }
+        let run = if let Some(run) = continued_by(&self.store, &request).map_err(RunError::Runs)? {
+            run
+        } else {
+            let id = RunId::new((self.host.now_unix_ms)(), self.host.random);
+            self.store.create_run(&id).map_err(|source| RunError::Run { id: id.to_string(), source })?
         };
         self.drive(&run, &request, workflow, options, events, interrupts).await
     }
 
-    /// Continues the run whose folder and request [`resumable`](crate::resumable) found; `workflow` is that request's, checked again.
+    /// Continues a run, by default the newest unfinished one, with the workflow, selection and salt that it began with, whatever
+    /// became of the files since.
     pub async fn resume(
         &self,
-        id: &RunId,
-        workflow: Arc<Workflow>,
+        id: Option<&RunId>,
+        registry: &Registry,
         options: &RunOptions,
         events: mpsc::UnboundedSender<RunEvent>,
         interrupts: mpsc::UnboundedReceiver<Interrupt>,
     ) -> Result<RunReport, RunError> {
-        let selectors = options.only.iter().map(ToString::to_string).collect();
-        let request = RunRequest::new(workflow.inputs().clone(), selectors, options.salt.clone());
-        let run = self.store.run(id).map_err(|source| RunError::Run { id: id.to_string(), source })?;
-        self.drive(&run, &request, workflow, options, events, interrupts).await
+        let (run, request) = resumable(&self.store, id)?;
+        let workflow = Workflow::from_inputs(request.workflow.clone(), registry).map_err(RunError::Workflow)?;
+        let only = request.only.iter().filter_map(|s| s.parse().ok()).collect();
+        let options = RunOptions { only, salt: request.salt.clone(), ..options.clone() };
+        self.drive(&run, &request, Arc::new(workflow), &options, events, interrupts).await
     }
 
     fn owner(&self) -> Owner {
@@ -354,7 +363,8 @@ fn file_of(store: &Store, id: &ArtifactId) -> Option<PathBuf> {
     let name = match manifest.files() {
         [only] => only.name(),
         many => {
-            let mut json = many.iter().map(sprint_artifacts::FileEntry::name).filter(|n| n.ends_with(".json"));
+            let is_json = |name: &&str| Path::new(name).extension().is_some_and(|e| e == "json");
+            let mut json = many.iter().map(sprint_artifacts::FileEntry::name).filter(is_json);
             json.next().filter(|_| json.next().is_none())?
         }
     };

@@ -61,6 +61,10 @@ impl LocalExecutor {
             .stderr(log)
             .process_group(0)
             .kill_on_drop(true);
+        // The declared environment may hold tokens: it goes through the pipe alone.
+        for name in intent.env.keys() {
+            command.env_remove(name);
+        }
         Ok(command)
     }
 }

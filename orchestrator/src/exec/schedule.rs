@@ -135,7 +135,7 @@ impl Dispatcher {
         }
         let now = Instant::now();
         if let Some(limit) = stage.timeout() {
-            self.timers.insert((now + limit, Timer::Timeout(index, intent.id.clone())), ());
+            self.timers.insert((now + limit, Timer::Timeout(index, intent.id.clone())));
         }
         self.running.insert(intent.id.clone(), index);
         self.leaders.insert(intent.key, index);

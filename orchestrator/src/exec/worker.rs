@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use sprint_artifacts::{Store, StoreOptions};
 use sprint_stage_api::{EventSink, Registry, StageError, StageEvent};
@@ -10,6 +11,9 @@ use sprint_stage_api::{EventSink, Registry, StageError, StageEvent};
 use super::attempt::{chain, perform, store_class};
 use super::executor::Outcome;
 use super::protocol::{Control, MAX_LINE, Request, Say, VERSION, line};
+
+/// How often progress is told at most.
+const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 
 /// The exit status of a worker whose orchestrator is gone.
 pub const ORPHANED: i32 = 86;
@@ -20,7 +24,7 @@ pub const ORPHANED: i32 = 86;
 /// the kernel closes its pipes, so that processes it started by the same rule end too. Nothing is ever left behind.
 pub fn worker_main(registry: &Registry, input: impl Read + Send + 'static, output: impl Write + Send + 'static) -> i32 {
     let mut input = BufReader::new(input);
-    let out = Arc::new(Output(Mutex::new(Box::new(output))));
+    let out = Output { pipe: Mutex::new(Box::new(output)), progress: Mutex::new(None) };
     let request = match read_request(&mut input) {
         Ok(Some(request)) => request,
         Ok(None) => return ORPHANED,
@@ -32,7 +36,7 @@ pub fn worker_main(registry: &Registry, input: impl Read + Send + 'static, outpu
     let cancelled = Arc::new(AtomicBool::new(false));
     watch(input, cancelled.clone());
     let outcome = match Store::open(&request.store, StoreOptions::read_write().index(false)) {
-        Ok(store) => perform(&request, registry, &store, &*out, &|| cancelled.load(Ordering::Relaxed)),
+        Ok(store) => perform(&request, registry, &store, &out, &|| cancelled.load(Ordering::Relaxed)),
         Err(e) => Outcome::Failed(StageError::new(store_class(&e), chain(&e))),
     };
     out.say(&match outcome {
@@ -77,20 +81,38 @@ fn watch(mut input: impl BufRead + Send + 'static, cancelled: Arc<AtomicBool>) {
 }
 
 /// The pipe to the orchestrator. A write that fails means that it is gone; the watcher then ends the process.
-struct Output(Mutex<Box<dyn Write + Send>>);
+struct Output {
+    pipe: Mutex<Box<dyn Write + Send>>,
+    /// When progress was last passed on.
+    progress: Mutex<Option<Instant>>,
+}
 
 impl Output {
     fn say(&self, what: &Say) {
-        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = out.write_all(&line(what)).and_then(|()| out.flush());
+    }
+}
+
+impl Output {
+    /// Whether progress was not told for a while; a stage may report each of a million rows.
+    fn is_due(&self) -> bool {
+        let mut last = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
     }
 }
 
 impl EventSink for Output {
     fn emit(&self, event: StageEvent) {
-        if let StageEvent::Log { line } = &event {
+        match &event {
             // Standard error is the attempt's log file.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            StageEvent::Log { line } => drop(writeln!(std::io::stderr(), "{line}")),
+            StageEvent::Progress { done, total, .. } if *total != Some(*done) && !self.is_due() => return,
+            _ => {}
         }
         self.say(&Say::Event { report: event });
     }

@@ -175,7 +175,7 @@ impl StageRecord {
                 self.failure = None;
             }
             RunEvent::StageRetrying { failure, .. } | RunEvent::StageFailed { failure, .. } => {
-                self.failure = Some(failure.clone())
+                self.failure = Some(failure.clone());
             }
             _ => {}
         }

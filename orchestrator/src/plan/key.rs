@@ -139,15 +139,14 @@ mod tests {
     #[test]
     fn frozen_vectors_hold_across_builds() {
         let params = json!({"epsilon": "8", "lr": 0.001, "epochs": 3, "seed": 7, "private": true, "note": null, "list": [1, -2]});
-        assert_eq!(key_of(&spec(), &params).to_string(), "b3:0000000000000000000000000000000000000000000000000000000000000000");
-        assert_eq!(
-            key_of(&spec(), &json!({})).to_string(),
-            "b3:0000000000000000000000000000000000000000000000000000000000000000"
-        );
-        assert_eq!(
-            output_identity(&ActionKey::new(Digest::of(b"key")), "shares").to_string(),
-            "b3:0000000000000000000000000000000000000000000000000000000000000000"
-        );
+        let identity = output_identity(&ActionKey::new(Digest::of(b"key")), "shares");
+        let found = [key_of(&spec(), &params).to_string(), key_of(&spec(), &json!({})).to_string(), identity.to_string()];
+        let frozen = [
+            "b3:fc6b58dc8851e582e304026a962e6e22efca89016e668573b59307f4f23d31db",
+            "b3:6ee617cf8cb90cb8de6635f3b0b8316dd973aa397db8bebf06552e936dacb7cb",
+            "b3:0000000000000000000000000000000000000000000000000000000000000000",
+        ];
+        assert_eq!(found, frozen);
     }
 
     #[test]

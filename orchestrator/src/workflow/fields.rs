@@ -131,6 +131,7 @@ pub(crate) const LEASE: &[Field] = &[
 /// The JSON Schema of a workflow file; `kinds` are name, version, description and params schema of every registered kind.
 pub(crate) fn json_schema(kinds: &[(&str, u32, &str, &Value)]) -> Value {
     let mut stage = object(STAGE);
+    let mut definitions = serde_json::Map::new();
     stage["required"] = json!(["kind"]);
     let spellings =
         kinds.iter().flat_map(|(name, version, about, _)| [(format!("{name}@{version}"), *about), ((*name).to_owned(), *about)]);
@@ -143,15 +144,46 @@ pub(crate) fn json_schema(kinds: &[(&str, u32, &str, &Value)]) -> Value {
             let newest = kinds.iter().filter(|(n, ..)| n == name).map(|(_, v, ..)| v).max() == Some(version);
             let mut spelled = vec![format!("{name}@{version}")];
             spelled.extend(newest.then(|| (*name).to_owned()));
-            json!({"if": {"properties": {"kind": {"enum": spelled}}}, "then": {"properties": {"params": with_references(params)}}})
+            let params = with_references(&lift_definitions(params, &format!("{name}@{version}"), &mut definitions));
+            json!({"if": {"properties": {"kind": {"enum": spelled}}}, "then": {"properties": {"params": params}}})
         })
         .collect();
     let mut root = object(WORKFLOW);
     root["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
     root["title"] = "sprint-flow workflow".into();
     root["required"] = json!(["sprint-flow", "stages"]);
-    root["$defs"] = json!({"stage": stage});
+    definitions.insert("stage".to_owned(), stage);
+    root["$defs"] = definitions.into();
     root
+}
+
+/// Moves the `$defs` of a kind's schema to the root, under names of its own, and turns its references to them.
+fn lift_definitions(params: &Value, owner: &str, root: &mut serde_json::Map<String, Value>) -> Value {
+    let mut params = params.clone();
+    let own = params.as_object_mut().and_then(|o| o.remove("$defs"));
+    turn_references(&mut params, owner);
+    if let Some(Value::Object(own)) = own {
+        for (name, mut definition) in own {
+            turn_references(&mut definition, owner);
+            root.insert(format!("{owner}.{name}"), definition);
+        }
+    }
+    params
+}
+
+fn turn_references(schema: &mut Value, owner: &str) {
+    match schema {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value.as_str().and_then(|r| r.strip_prefix("#/$defs/")).filter(|_| key == "$ref") {
+                    Some(name) => *value = format!("#/$defs/{owner}.{name}").into(),
+                    None => turn_references(value, owner),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|i| turn_references(i, owner)),
+        _ => {}
+    }
 }
 
 /// Lets every value of a kind's params also be a `${…}` string, and `use` stand beside them.
@@ -173,4 +205,19 @@ fn with_references(params: &Value) -> Value {
 
 fn params_use() -> Value {
     params()["properties"]["use"].clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_of_kinds_move_to_the_root_with_their_references() {
+        let params = json!({"type": "object", "properties": {"lora": {"$ref": "#/$defs/Lora"}},
+            "$defs": {"Lora": {"properties": {"next": {"$ref": "#/$defs/Lora"}}}}});
+        let schema = json_schema(&[("finetune", 1, "Trains.", &params)]);
+        assert_eq!(schema["$defs"]["finetune@1.Lora"]["properties"]["next"]["$ref"], "#/$defs/finetune@1.Lora");
+        let lora = &schema["$defs"]["stage"]["allOf"][0]["then"]["properties"]["params"]["properties"]["lora"];
+        assert_eq!(lora["anyOf"][0]["$ref"], "#/$defs/finetune@1.Lora");
+    }
 }

@@ -202,16 +202,16 @@ impl Workflow {
     fn build(mut inputs: WorkflowInputs, registry: &Registry, read: &mut config::ReadFragment<'_>) -> Result<Self, Diagnostics> {
         let mut sources = Sources::default();
         let id = sources.add(inputs.file.to_string_lossy(), inputs.text.as_str());
-        let mut root = match yaml::parse(id, &inputs.text) {
-            Ok(root) => root,
-            Err(problems) => return Err(Diagnostics::new(sources, problems)),
+        let mut problems = Vec::new();
+        let Some(mut root) = yaml::parse(id, &inputs.text, &mut problems) else {
+            return Err(Diagnostics::new(sources, problems));
         };
         let mut fragments = BTreeMap::new();
-        let mut problems = config::expand_fragments(&mut root, &mut sources, &mut |name| {
+        problems.extend(config::expand_fragments(&mut root, &mut sources, &mut |name| {
             let text = read(name)?;
             fragments.insert(name.to_owned(), text.clone());
             Ok(text)
-        });
+        }));
         inputs.fragments = fragments;
         for arg in &inputs.sets {
             problems.extend(config::apply_set(&mut root, arg, &mut sources));
@@ -227,9 +227,8 @@ impl Workflow {
         check_mutexes(&doc, &mut problems);
         let linked = validate::link(&doc, &axes, registry, &mut problems);
         let params = Parameters { base: &inputs.base, doc: &doc, axes: &axes, linked: &linked }.normalise(&mut problems);
-        let params_of = match (problems.is_empty(), params) {
-            (true, Some(params)) => params,
-            _ => return Err(Diagnostics::new(sources, problems)),
+        let (true, Some(params_of)) = (problems.is_empty(), params) else {
+            return Err(Diagnostics::new(sources, problems));
         };
         let expansion = Expansion { doc: &doc, axes: &axes, linked: &linked }.expand(params_of);
         let stages = define_stages(doc.stages, &linked);
@@ -317,7 +316,7 @@ impl Parameters<'_> {
 
     fn stage(&self, index: usize, problems: &mut Vec<Problem>) -> Option<Vec<Arc<Json>>> {
         let kind = self.linked.kinds[index].as_ref()?;
-        let over = self.linked.over[index].as_ref()?;
+        let over = &self.linked.over[index].known;
         let decl = &self.doc.stages[index];
         let empty = Node { span: decl.name.span, value: Value::Map(Vec::new()) };
         let node = decl.params.as_ref().filter(|n| matches!(n.value, Value::Map(_))).unwrap_or(&empty);
@@ -394,7 +393,7 @@ impl Expansion<'_> {
         let mut expanded: BTreeMap<&str, Expanded> = BTreeMap::new();
         for &stage in &self.linked.order {
             let decl = &self.doc.stages[stage];
-            let over = self.linked.over[stage].clone().expect("a sound document has known axes");
+            let over = self.linked.over[stage].known.clone();
             let mut by_place = BTreeMap::new();
             for (nth, at) in matrix::combinations(self.axes, &over).into_iter().enumerate() {
                 let index = instances.len();

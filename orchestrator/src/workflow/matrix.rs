@@ -211,7 +211,7 @@ impl<'a> Place<'a> {
                 match reference {
                     Reference::Param(to) => {
                         if let Ok(found) = param(self.params, to, node.span) {
-                            return self.locate_plain(found, &path[depth + 1..]);
+                            return found.nearest(&path[depth + 1..]).span;
                         }
                     }
                     Reference::Axis(name) => return self.axis(name).map_or(span, |v| v.span),
@@ -219,10 +219,6 @@ impl<'a> Place<'a> {
             }
         }
         span
-    }
-
-    fn locate_plain(&self, node: &Node, path: &[String]) -> Span {
-        node.nearest(path).span
     }
 }
 

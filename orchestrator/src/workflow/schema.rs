@@ -421,14 +421,14 @@ impl Reader {
         let text = self.string(node, "kind")?;
         let (name, version) = match text.split_once('@') {
             None => (text, None),
-            Some((name, version)) => match version.parse::<u32>() {
-                Ok(v) => (name, Some(v)),
-                Err(_) => {
+            Some((name, version)) => {
+                let Ok(number) = version.parse::<u32>() else {
                     self.problem("workflow::kind", node.span, format!("`{version}` is not a version")).help =
                         Some(format!("write `{name}@1`, or `{name}` for its newest version"));
                     return None;
-                }
-            },
+                };
+                (name, Some(number))
+            }
         };
         Some(Spanned { value: KindRef { name: name.to_owned(), version }, span: node.span })
     }
@@ -439,18 +439,13 @@ impl Reader {
             let what = format!("inputs.{}", e.key);
             let (from, gather) = if matches!(e.value.value, Value::Map(_)) {
                 let inner = self.record(&e.value, &what, fields::GATHER).iter().find(|g| g.key == "gather");
-                match inner {
-                    Some(g) => (&g.value, true),
-                    None => {
-                        self.problem(
-                            "workflow::missing_key",
-                            e.value.span,
-                            format!("{what} must be `stage.output` or `{{gather: stage.output}}`"),
-                        );
-                        stage.broken_inputs.push(e.key.clone());
-                        continue;
-                    }
-                }
+                let Some(inner) = inner else {
+                    let message = format!("{what} must be `stage.output` or `{{gather: stage.output}}`");
+                    self.problem("workflow::missing_key", e.value.span, message);
+                    stage.broken_inputs.push(e.key.clone());
+                    continue;
+                };
+                (&inner.value, true)
             } else {
                 (&e.value, false)
             };

@@ -15,10 +15,18 @@ use crate::diagnostic::{Problem, Span, suggest};
 pub(crate) struct Linked {
     /// The kind; `None` if it is unknown.
     pub(crate) kinds: Vec<Option<Arc<dyn Stage>>>,
-    /// Axis indices in matrix order; `None` if some are unknown.
-    pub(crate) over: Vec<Option<Vec<usize>>>,
+    /// What each is over.
+    pub(crate) over: Vec<Over>,
     /// Stage indices such that producers come before consumers.
     pub(crate) order: Vec<usize>,
+}
+
+/// The axes a stage is over.
+pub(crate) struct Over {
+    /// Axis indices in matrix order.
+    pub(crate) known: Vec<usize>,
+    /// Whether these are all that it names.
+    complete: bool,
 }
 
 /// Checks the document against the registry.
@@ -54,7 +62,7 @@ fn kind_of(stage: &StageDecl, registry: &Registry, problems: &mut Vec<Problem>) 
     None
 }
 
-fn over_of(stage: &StageDecl, axes: &[Axis], problems: &mut Vec<Problem>) -> Option<Vec<usize>> {
+fn over_of(stage: &StageDecl, axes: &[Axis], problems: &mut Vec<Problem>) -> Over {
     let before = problems.len();
     let mut over = Vec::new();
     for name in &stage.over {
@@ -70,14 +78,14 @@ fn over_of(stage: &StageDecl, axes: &[Axis], problems: &mut Vec<Problem>) -> Opt
         }
     }
     over.sort_unstable();
-    (problems.len() == before).then_some(over)
+    Over { known: over, complete: problems.len() == before }
 }
 
 struct Linker<'a> {
     doc: &'a Document,
     axes: &'a [Axis],
     kinds: &'a [Option<Arc<dyn Stage>>],
-    over: &'a [Option<Vec<usize>>],
+    over: &'a [Over],
     by_name: BTreeMap<&'a str, usize>,
 }
 
@@ -163,11 +171,12 @@ impl Linker<'_> {
     }
 
     fn axes_join(&self, consumer: usize, producer: usize, input: &InputDecl, problems: &mut Vec<Problem>) {
-        let (Some(own), Some(theirs)) = (&self.over[consumer], &self.over[producer]) else { return };
-        if input.gather {
+        let (own, theirs) = (&self.over[consumer], &self.over[producer]);
+        if input.gather || !own.complete {
             return;
         }
-        let lost: Vec<&str> = theirs.iter().filter(|a| !own.contains(a)).map(|a| self.axes[*a].name()).collect();
+        let lost = theirs.known.iter().filter(|a| !own.known.contains(a));
+        let lost: Vec<&str> = lost.map(|a| self.axes[*a].name()).collect();
         if lost.is_empty() {
             return;
         }
@@ -198,8 +207,9 @@ impl Linker<'_> {
         }
         for mutex in &stage.mutex {
             for reference in mutex.template.references() {
-                if let (Reference::Axis(axis), Some(over)) = (reference, &self.over[index])
-                    && !over.iter().any(|a| self.axes[*a].name() == axis)
+                if let Reference::Axis(axis) = reference
+                    && self.over[index].complete
+                    && !self.over[index].known.iter().any(|a| self.axes[*a].name() == axis)
                 {
                     let message = format!("`${{matrix.{axis}}}` is used, but this stage is not over `{axis}`");
                     problems.push(Problem::new("workflow::axis", mutex.span, message));
