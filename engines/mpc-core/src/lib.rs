@@ -1,5 +1,24 @@
 //! The secret-sharing core: ring, gates, correlations and the gate program. Synchronous, no IO.
+//!
+//! Two servers hold additive shares over Z_2^64 and a dealer, who sees shapes only, makes one-time material. A [`Program`] is compiled from
+//! the one model definition; a [`Dealer`] and two [`Party`]s walk through it. The adversary is semi-honest and corrupts one of the three roles; what
+//! is and is not hidden is in SECURITY.md.
 
+mod client;
+mod compile;
+mod exec;
+mod fit;
 mod machine;
+mod program;
+mod runner;
+mod weights;
 
+pub(crate) use exec::material as exec_material;
+
+pub use client::{ClientInput, decode_logits, encode_inputs};
+pub use compile::{CompileError, Mode, Options, compile};
+pub use exec::{Dealer, Inputs, Party, SimulateError, simulate};
 pub use machine::{Advance, DealerChunk, DealerMachine, MachineError, MaterialSource, PartyId, PartyMachine};
+pub use program::{Cost, Input, KindCost, Program};
+pub use runner::{InMemory, RunReport};
+pub use weights::{PrivateWeights, PublicWeights, os_randomness};

@@ -1,0 +1,89 @@
+//! The client: encodes and shares its input, and alone puts the output together.
+
+use sprint_model::Batch;
+
+use crate::program::{Input, Program};
+use crate::{MachineError, weights::encode};
+
+/// A client's input, encoded on the ring: embedding output and masks.
+///
+/// Values out of range are clipped here, by their owner: nobody else sees them.
+pub struct ClientInput {
+    pub(crate) words: Vec<(Input, Vec<u64>)>,
+}
+
+impl std::fmt::Debug for ClientInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientInput(redacted)")
+    }
+}
+
+/// Largest size of an embedding value; the layer normalisation before it keeps real values far below.
+const LIMIT: f64 = 64.0;
+
+/// Encodes a batch padded to the program's tokens. `embedded` is the clear embedding output, `[batch, tokens, hidden]`.
+pub fn encode_inputs(program: &Program, batch: &Batch, embedded: &[f32]) -> Result<ClientInput, MachineError> {
+    if batch.size() != program.batch() || batch.tokens() != program.tokens() {
+        let (b, t) = (program.batch(), program.tokens());
+        return Err(MachineError::Input(format!(
+            "a batch of {}×{} tokens where the program has {b}×{t}",
+            batch.size(),
+            batch.tokens()
+        )));
+    }
+    let bits = program.input_bits;
+    let mask = |value: &dyn Fn(usize, bool) -> f64| -> Vec<u64> {
+        let rows = batch.lengths().iter().flat_map(|len| (0..batch.tokens()).map(|t| (*len, t < *len)));
+        rows.map(|(len, kept)| encode(value(len, kept), bits)).collect()
+    };
+    let words = program.inputs.iter().map(|input| {
+        let words = match input {
+            Input::Embedded => embedded.iter().map(|v| encode(f64::from(*v).clamp(-LIMIT, LIMIT), bits)).collect(),
+            Input::KeyMask => mask(&|_, kept| if kept { 0.0 } else { -crate::compile::KEY_MASK }),
+            Input::KeepMask => mask(&|_, kept| f64::from(u8::from(kept))),
+            Input::MeanWeights => mask(&|len, kept| if kept { 1.0 / len as f64 } else { 0.0 }),
+        };
+        (*input, words)
+    });
+    let input = ClientInput { words: words.collect() };
+    match input.words.iter().find(|(i, w)| w.len() != program.input_words(*i)) {
+        Some((i, w)) => {
+            Err(MachineError::Input(format!("{i:?} has {} words where the program has {}", w.len(), program.input_words(*i))))
+        }
+        None => Ok(input),
+    }
+}
+
+impl ClientInput {
+    /// Splits the input into two uniformly random shares, as bytes for each party.
+    pub fn share(&self, mask: &mut dyn FnMut(&mut [u64])) -> [Vec<u8>; 2] {
+        let mut parts = [Vec::new(), Vec::new()];
+        for (_, words) in &self.words {
+            let mut random = vec![0u64; words.len()];
+            mask(&mut random);
+            for (word, r) in words.iter().zip(&random) {
+                parts[0].extend_from_slice(&r.to_le_bytes());
+                parts[1].extend_from_slice(&word.wrapping_sub(*r).to_le_bytes());
+            }
+        }
+        parts
+    }
+}
+
+/// Logits `[batch][outputs]` from the two parties' output shares.
+pub fn decode_logits(program: &Program, shares: [&[u8]; 2]) -> Result<Vec<Vec<f32>>, MachineError> {
+    let expected = program.output_len();
+    if let Some(bad) = shares.iter().find(|s| s.len() != expected) {
+        return Err(MachineError::Input(format!("output share of {} bytes where the program has {expected}", bad.len())));
+    }
+    let word = |c: &[u8]| u64::from_le_bytes(c.try_into().expect("chunks of 8"));
+    let sums = shares[0].chunks_exact(8).zip(shares[1].chunks_exact(8)).map(|(a, b)| word(a).wrapping_add(word(b)));
+    Ok(logits(program, &sums.collect::<Vec<_>>()))
+}
+
+/// Logits from reconstructed output words.
+pub(crate) fn logits(program: &Program, words: &[u64]) -> Vec<Vec<f32>> {
+    let scale = f64::from(program.output_bits).exp2();
+    let value = |w: &u64| (crate::exec::local::sign_extend(*w, program.output_ring) as f64 / scale) as f32;
+    words.chunks_exact(program.outputs()).map(|row| row.iter().map(value).collect()).collect()
+}

@@ -1,0 +1,196 @@
+//! The model's operations, lowered.
+
+use std::rc::Rc;
+
+use sprint_model::{Engine, Func, LayerNorm, Linear, Pooling};
+
+use super::act::{Act, Heads, Term};
+use super::{CompileError, Lowering, Precision, Val};
+use crate::program::{Input, Op, Strided, View};
+
+impl Engine for Lowering {
+    type Act = Act;
+    type Heads = Heads;
+    type Error = CompileError;
+
+    fn linear(&mut self, x: &Act, layer: &Linear) -> Result<Act, CompileError> {
+        let term = Term::Linear { x: Rc::new(x.clone()), layer: layer.clone() };
+        Ok(Act { terms: vec![(term, 1.0)], tokens: x.tokens, channels: layer.outputs })
+    }
+
+    fn add(&mut self, a: &Act, b: &Act) -> Result<Act, CompileError> {
+        let terms = a.terms.iter().chain(&b.terms).cloned().collect();
+        Ok(Act { terms, ..*a })
+    }
+
+    fn scale(&mut self, x: &Act, factor: f64) -> Result<Act, CompileError> {
+        let terms = x.terms.iter().map(|(t, g)| (t.clone(), g * factor)).collect();
+        Ok(Act { terms, ..*x })
+    }
+
+    fn map(&mut self, x: &Act, f: Func) -> Result<Act, CompileError> {
+        let (scale, ring) = Precision::ARGUMENT;
+        let v = self.materialise(x, scale, ring, false)?;
+        let out = self.apply(v, f)?;
+        Ok(Act::value(out, x.tokens, x.channels))
+    }
+
+    fn layer_norm(&mut self, x: &Act, norm: &LayerNorm) -> Result<Act, CompileError> {
+        self.normalise(x, norm)
+    }
+
+    fn pool(&mut self, x: &Act, pooling: Pooling) -> Result<Act, CompileError> {
+        let (b, t, c) = (self.batch, x.tokens, x.channels);
+        match pooling {
+            Pooling::First => {
+                let v = self.materialise(x, 26, 40, false)?;
+                let view = Strided::new(0, &[(b, t * c), (c, 1)]);
+                Ok(Act::value(Val { node: self.b.push(Op::Gather { src: v.node, view }, b * c), ..v }, 1, c))
+            }
+            Pooling::Mean => {
+                let (f, bits) = Precision::ATTENTION;
+                let v = self.materialise(x, f, bits, false)?;
+                let weights = self.b.input(Input::MeanWeights, b * t);
+                let weights = Val { node: weights, ring: 64, f: Precision::INPUT };
+                let (a, v) = (self.open(weights, bits, false, true), self.open(v, bits, false, true));
+                let mean = self.matrices(a, v, (1, t, c), b, false);
+                Ok(Act::value(Val { f: f + Precision::INPUT, ..mean }, 1, c))
+            }
+        }
+    }
+
+    fn split_heads(&mut self, x: &Act, heads: usize) -> Result<Heads, CompileError> {
+        Ok(Heads::Split { x: x.clone(), heads })
+    }
+
+    fn merge_heads(&mut self, x: &Heads) -> Result<Act, CompileError> {
+        match x {
+            Heads::Split { x, .. } => Ok(x.clone()),
+            Heads::Value { val, heads, rows, columns } => {
+                let (h, t, d) = (*heads, *rows, *columns);
+                let view = Strided::new(0, &[(self.batch, h * t * d), (t, d), (h, t * d), (d, 1)]);
+                let len = view.len();
+                let node = self.b.push(Op::Gather { src: val.node, view }, len);
+                Ok(Act::value(Val { node, ..*val }, t, h * d))
+            }
+        }
+    }
+
+    fn scores(&mut self, q: &Heads, k: &Heads, factor: f64) -> Result<Heads, CompileError> {
+        let (f, bits) = Precision::ATTENTION;
+        let scaled = match q {
+            Heads::Split { x, heads } => Heads::Split { x: self.scale(x, factor)?, heads: *heads },
+            Heads::Value { val, heads, rows, columns } => {
+                Heads::Value { val: self.gain(*val, factor), heads: *heads, rows: *rows, columns: *columns }
+            }
+        };
+        let (q, heads, rows, d) = self.settle(&scaled, f, bits)?;
+        let (k, _, columns, _) = self.settle(k, f, bits)?;
+        let (q, k) = (self.open(q, bits, false, true), self.open(k, bits, false, true));
+        let val = self.matrices(q, k, (rows, d, columns), self.batch * heads, true);
+        Ok(Heads::Value { val, heads, rows, columns })
+    }
+
+    fn mask_keys(&mut self, s: &Heads) -> Result<Heads, CompileError> {
+        let (val, heads, rows, columns) = self.settle(s, 26, 0)?;
+        let mask = self.key_input(Input::KeyMask, heads, rows);
+        let mask = self.rescale(mask, val.f);
+        Ok(Heads::Value { val: self.sum(val, mask), heads, rows, columns })
+    }
+
+    fn drop_keys(&mut self, s: &Heads) -> Result<Heads, CompileError> {
+        let (f, ring) = (13, 30);
+        let (val, heads, rows, columns) = self.settle(s, f, ring)?;
+        let len = self.len(val);
+        let keep = self.key_input(Input::KeepMask, heads, rows);
+        let (s, keep) = (self.open(val, ring, true, true), self.open(keep, 20, true, true));
+        let val = self.product(&[(s, View::ALL), (keep, View::ALL)], len, f + Precision::INPUT);
+        Ok(Heads::Value { val, heads, rows, columns })
+    }
+
+    fn row_max(&mut self, s: &Heads) -> Result<Heads, CompileError> {
+        let (val, heads, rows, columns) = self.settle(s, 26, 36)?;
+        let val = self.row_maximum(val, columns);
+        Ok(Heads::Value { val, heads, rows, columns: 1 })
+    }
+
+    fn row_sum(&mut self, s: &Heads) -> Result<Heads, CompileError> {
+        let Heads::Value { val, heads, rows, columns } = s else {
+            return Err(CompileError::Shape("row sums are of attention weights".into()));
+        };
+        let len = self.len(*val) / columns;
+        let node = self.b.push(Op::SumGroups { src: val.node, group: *columns }, len);
+        Ok(Heads::Value { val: Val { node, ..*val }, heads: *heads, rows: *rows, columns: 1 })
+    }
+
+    fn sub_rows(&mut self, s: &Heads, r: &Heads) -> Result<Heads, CompileError> {
+        let (f, ring) = Precision::EXP_ARGUMENT;
+        let (s, heads, rows, columns) = self.settle(s, f, ring)?;
+        let (r, ..) = self.settle(r, f, ring)?;
+        let count = self.len(r);
+        let view = Strided::new(0, &[(count, 1), (columns, 0)]);
+        let r = Val { node: self.b.push(Op::Gather { src: r.node, view }, count * columns), ..r };
+        Ok(Heads::Value { val: self.difference(s, r), heads, rows, columns })
+    }
+
+    fn mul_rows(&mut self, s: &Heads, r: &Heads) -> Result<Heads, CompileError> {
+        let (f, ring) = Precision::CONTEXT;
+        let (inverse_f, inverse_ring) = Precision::INVERSE_SUM;
+        let (s, heads, rows, columns) = self.settle(s, f, ring)?;
+        let (r, ..) = self.settle(r, inverse_f, inverse_ring)?;
+        let len = self.len(s);
+        let (s, r) = (self.open(s, ring, true, true), self.open(r, inverse_ring, true, true));
+        let val = self.product(&[(s, View::ALL), (r, View::rows(columns))], len, f + inverse_f);
+        Ok(Heads::Value { val, heads, rows, columns })
+    }
+
+    fn shift_heads(&mut self, s: &Heads, c: f64) -> Result<Heads, CompileError> {
+        let (val, heads, rows, columns) = self.settle(s, 26, 0)?;
+        Ok(Heads::Value { val: self.shift(val, c), heads, rows, columns })
+    }
+
+    fn map_heads(&mut self, s: &Heads, f: Func) -> Result<Heads, CompileError> {
+        let (scale, ring) = Precision::EXP_ARGUMENT;
+        let (val, heads, rows, columns) = self.settle(s, scale, ring)?;
+        Ok(Heads::Value { val: self.apply(val, f)?, heads, rows, columns })
+    }
+
+    fn reciprocal_rows(&mut self, r: &Heads, lo: f64, hi_per_key: f64) -> Result<Heads, CompileError> {
+        let Heads::Value { val, heads, rows, columns } = r else {
+            return Err(CompileError::Shape("reciprocals are of row sums".into()));
+        };
+        let (from, to) = (lo.log2().floor() as i32, (hi_per_key * self.tokens as f64 * 1.02).log2().ceil() as i32);
+        let (f, _) = Precision::INVERSE_SUM;
+        let val = self.smooth(*val, |s| 1.0 / s, (from, to), f + 3);
+        Ok(Heads::Value { val, heads: *heads, rows: *rows, columns: *columns })
+    }
+
+    fn divide_by_length(&mut self, s: &Heads) -> Result<Heads, CompileError> {
+        let (f, ring) = Precision::CONTEXT;
+        let (val, heads, rows, columns) = self.settle(s, f, ring)?;
+        let (b, t) = (self.batch, self.tokens);
+        let weights = self.b.input(Input::MeanWeights, b * t);
+        // The first token is never padding: its weight is 1/length.
+        let per_example = heads * rows * columns;
+        let view = Strided::new(0, &[(b, t), (per_example, 0)]);
+        let weights =
+            Val { node: self.b.push(Op::Gather { src: weights, view }, b * per_example), ring: 64, f: Precision::INPUT };
+        let len = self.len(val);
+        let (s, weights) = (self.open(val, ring, true, true), self.open(weights, 20, true, true));
+        let val = self.product(&[(s, View::ALL), (weights, View::ALL)], len, f + Precision::INPUT);
+        Ok(Heads::Value { val, heads, rows, columns })
+    }
+
+    fn attend(&mut self, p: &Heads, v: &Heads) -> Result<Heads, CompileError> {
+        let (f, bits) = Precision::ATTENTION;
+        let (p, heads, rows, keys) = self.settle(p, f, bits)?;
+        let (v, _, _, columns) = self.settle(v, f, bits)?;
+        let (p, v) = (self.open(p, bits, false, true), self.open(v, bits, false, true));
+        let val = self.matrices(p, v, (rows, keys, columns), self.batch * heads, false);
+        Ok(Heads::Value { val, heads, rows, columns })
+    }
+
+    fn enter(&mut self, part: &str) {
+        self.b.enter(part);
+    }
+}

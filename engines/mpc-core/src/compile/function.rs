@@ -1,0 +1,221 @@
+//! Univariate functions: pieces chosen by secret interval bits, in two rounds.
+//!
+//! Round one opens `x`; interval bits and the pieces' bodies are then local. Round two opens both and multiplies. A body is only used where
+//! its interval bit is 1, so what it is elsewhere does not matter.
+
+use sprint_model::Func;
+
+use super::{CompileError, Lowering, Precision, Val};
+use crate::fit::{Parity, fourier};
+use crate::program::{Fourier, NodeId, Op, View};
+
+/// `lo ≤ x < hi`.
+type Range = (Option<f64>, Option<f64>);
+
+impl Lowering {
+    /// `f` on every element; `x` has [`Precision::ARGUMENT`]'s or [`Precision::EXP_ARGUMENT`]'s scale afterwards asked for by the function.
+    pub(crate) fn apply(&mut self, x: Val, f: Func) -> Result<Val, CompileError> {
+        match f {
+            Func::ExpNonPositive => Ok(self.exponential(x)),
+            Func::ExpShifted { shift } => {
+                let shifted = self.shift(x, -shift);
+                Ok(self.exponential(shifted))
+            }
+            Func::Square => Ok(self.square(x, 0.0)),
+            Func::QuadShift { c } => Ok(self.square(x, c)),
+            Func::Quad => {
+                // 0.125x² + 0.25x + 0.5 = 0.125·(x + 1)² + 0.375
+                let square = self.square(x, 1.0);
+                let eighth = self.gain(square, 0.125);
+                Ok(self.shift(eighth, 0.375))
+            }
+            Func::Relu => Ok(self.linear_pieces(x, &[((Some(0.0), None), 1.0, 0.0)])),
+            Func::Relu6 => Ok(self.linear_pieces(x, &[((Some(0.0), Some(6.0)), 1.0, 0.0), ((Some(6.0), None), 0.0, 6.0)])),
+            Func::Gelu | Func::GeluTanh => Ok(self.gelu(x, f)),
+            Func::BoltGelu => Ok(self.bolt_gelu(x)),
+            Func::HardGelu => Ok(self.hard_gelu(x)),
+            Func::Tanh => Ok(self.soft_cap(x, 1.0)),
+            Func::SoftCap { cap } => Ok(self.soft_cap(x, cap)),
+            other => Err(CompileError::Unsupported { what: format!("{other:?}"), fix: "choose another function".into() }),
+        }
+    }
+
+    /// Opens `x` with the common argument precision.
+    fn argument(&mut self, x: Val) -> NodeId {
+        let (f, ring) = Precision::ARGUMENT;
+        let x = self.fit(x, f, ring);
+        self.open(x, ring, true, true)
+    }
+
+    /// `(x + c)²`.
+    fn square(&mut self, x: Val, c: f64) -> Val {
+        let (f, ring) = Precision::ARGUMENT;
+        let x = self.fit(x, f, ring);
+        let x = self.shift(x, c);
+        let len = self.len(x);
+        let open = self.open(x, ring, true, true);
+        self.product(&[(open, View::ALL), (open, View::ALL)], len, 2 * f)
+    }
+
+    /// `Σ bit·(slope·x + constant)`; slopes are 0 or 1.
+    fn linear_pieces(&mut self, x: Val, pieces: &[(Range, f64, f64)]) -> Val {
+        let f = Precision::ARGUMENT.0;
+        let open = self.argument(x);
+        let len = self.b.len(open);
+        let ranges: Vec<Range> = pieces.iter().map(|p| p.0).collect();
+        let bits = self.intervals(open, f, 0, &ranges);
+        let bits = self.open_bits(bits);
+        let mut total: Option<Val> = None;
+        for (j, (_, slope, constant)) in pieces.iter().enumerate() {
+            let part = if *slope == 0.0 {
+                self.bit_constant(bits, j * len, len, *constant, f)
+            } else {
+                self.product(&[(bits, View::at(j * len)), (open, View::ALL)], len, f)
+            };
+            total = Some(self.plus(total, part));
+        }
+        total.expect("at least one piece")
+    }
+
+    fn plus(&mut self, total: Option<Val>, part: Val) -> Val {
+        match total {
+            Some(sum) => self.sum(sum, part),
+            None => part,
+        }
+    }
+
+    /// `constant·bit` for a slice of opened bits.
+    fn bit_constant(&mut self, bits: NodeId, from: usize, len: usize, constant: f64, f: u32) -> Val {
+        let all = self.lift(bits, 0);
+        let view = crate::program::Strided::new(from, &[(len, 1)]);
+        let slice = self.b.push(Op::Gather { src: all.node, view }, len);
+        let by = (constant * f64::from(f).exp2()).round() as i64;
+        Val { node: self.b.push(Op::Scale(slice, by), len), ring: 64, f }
+    }
+
+    /// Opens a piece's body; outside its interval the body may be anything.
+    fn body(&mut self, v: Val) -> NodeId {
+        let (f, ring) = Precision::BODY;
+        let v = self.rescale(v, f);
+        self.open(v, ring.min(v.ring), true, false)
+    }
+
+    /// `x/2 + even(x)` on `|x| < 5` by a Fourier series of the even part, `x` above, 0 below. Error 1e-4 (GELU − ReLU at 5 is 1.4e-6).
+    fn gelu(&mut self, x: Val, func: Func) -> Val {
+        const EDGE: f64 = 5.0;
+        let f = Precision::ARGUMENT.0;
+        let open = self.argument(x);
+        let len = self.b.len(open);
+        let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, EDGE), 16.0, 9, Parity::Even);
+        let fit = Fourier { period_bits: 4 + f, cos: even.cos, sin: even.sin };
+        let series = self.series(open, fit, 40);
+        let half = self.lift(open, f + 1);
+        let series = self.rescale(series, Precision::BODY.0);
+        let half = self.rescale(half, Precision::BODY.0);
+        let inner = self.sum(series, half);
+        let inner = self.body(inner);
+        let bits = self.intervals(open, f, 4, &[(Some(-EDGE), Some(EDGE)), (Some(EDGE), None)]);
+        let bits = self.open_bits(bits);
+        let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, Precision::BODY.0);
+        let above = self.product(&[(bits, View::at(len)), (open, View::ALL)], len, f);
+        let above = self.rescale(above, Precision::BODY.0);
+        self.sum(inside, above)
+    }
+
+    /// Two polynomials of degree 4, for `0 ≤ x < 2.7` and `-2.7 ≤ x < 0`, and `x` above.
+    fn bolt_gelu(&mut self, x: Val) -> Val {
+        const FINE: u32 = 58;
+        const ARGUMENT: u32 = 10;
+        let (edge, [a, b, c, d, e]) = (Func::BOLT_GELU_EDGE, Func::BOLT_GELU);
+        let f = Precision::ARGUMENT.0;
+        let x = self.fit(x, f, Precision::ARGUMENT.1);
+        let open = self.argument(x);
+        let len = self.b.len(open);
+        let coarse = self.lift(open, f);
+        let coarse = self.rescale(coarse, ARGUMENT);
+        let coarse = self.widen_locally(coarse);
+        let wide = self.open(coarse, 64, false, true);
+        let encode = |list: [f64; 5]| -> Vec<i64> {
+            let scale = |i: usize| f64::from(FINE - ARGUMENT * i as u32).exp2();
+            list.iter().enumerate().map(|(i, c)| (c * scale(i)).round() as i64).collect()
+        };
+        let [right, left] = [encode([e, d + 0.5, c, b, a]), encode([e, 0.5 - d, c, -b, a])].map(|coefficients| {
+            let node = self.b.push(Op::Polynomial { src: wide, coefficients }, len);
+            self.body(Val { node, ring: 64, f: FINE })
+        });
+        let ranges = [(Some(0.0), Some(edge)), (Some(-edge), Some(0.0)), (Some(edge), None)];
+        let bits = self.intervals(open, f, 0, &ranges);
+        let bits = self.open_bits(bits);
+        let right = self.product(&[(bits, View::ALL), (right, View::ALL)], len, Precision::BODY.0);
+        let left = self.product(&[(bits, View::at(len)), (left, View::ALL)], len, Precision::BODY.0);
+        let above = self.product(&[(bits, View::at(2 * len)), (open, View::ALL)], len, f);
+        let above = self.rescale(above, Precision::BODY.0);
+        let sum = self.sum(right, left);
+        self.sum(sum, above)
+    }
+
+    /// A truncated value back in Z_2^64 (one round where truncation narrowed it).
+    fn widen_locally(&mut self, v: Val) -> Val {
+        if v.ring == 64 { v } else { self.widen(v) }
+    }
+
+    /// `x(x+3)/6` on `[-3, 3)`, `x` above.
+    fn hard_gelu(&mut self, x: Val) -> Val {
+        let f = Precision::ARGUMENT.0;
+        let open = self.argument(x);
+        let len = self.b.len(open);
+        let square = self.product(&[(open, View::ALL), (open, View::ALL)], len, 2 * f);
+        let square = self.gain(square, 1.0 / 6.0);
+        let square = self.rescale(square, Precision::BODY.0);
+        let half = self.lift(open, f + 1);
+        let half = self.rescale(half, Precision::BODY.0);
+        let inner = self.sum(square, half);
+        let inner = self.body(inner);
+        let bits = self.intervals(open, f, 0, &[(Some(-3.0), Some(3.0)), (Some(3.0), None)]);
+        let bits = self.open_bits(bits);
+        let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, Precision::BODY.0);
+        let above = self.product(&[(bits, View::at(len)), (open, View::ALL)], len, f);
+        let above = self.rescale(above, Precision::BODY.0);
+        self.sum(inside, above)
+    }
+
+    /// `c·tanh(x/c)` by a sine series on `|x| < 5c`, ±c beyond. Error 2e-4·c.
+    fn soft_cap(&mut self, x: Val, cap: f64) -> Val {
+        let f = Precision::ARGUMENT.0;
+        let edge = 5.0 * cap;
+        let period = (edge * 3.2).log2().ceil();
+        let open = self.argument(x);
+        let len = self.b.len(open);
+        let odd = fourier(|x| cap * (x / cap).tanh(), (0.0, edge), period.exp2(), 14, Parity::Odd);
+        let fit = Fourier { period_bits: (period as i32 + f as i32) as u32, cos: odd.cos, sin: odd.sin };
+        let series = self.series(open, fit, 44);
+        let inner = self.body(series);
+        let ranges = [(Some(-edge), Some(edge)), (Some(edge), None), (None, Some(-edge))];
+        let bits = self.intervals(open, f, 4, &ranges);
+        let bits = self.open_bits(bits);
+        let fine = Precision::BODY.0;
+        let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, fine);
+        let above = self.bit_constant(bits, len, len, cap, fine);
+        let below = self.bit_constant(bits, 2 * len, len, -cap, fine);
+        let sum = self.sum(inside, above);
+        self.sum(sum, below)
+    }
+
+    /// `exp x` for `-14 ≤ x ≤ 1/4`, 0 below: the square of a Fourier series of `exp(x/2)`, whose error shrinks with the value.
+    fn exponential(&mut self, x: Val) -> Val {
+        const EDGE: f64 = -14.0;
+        let (f, ring) = Precision::EXP_ARGUMENT;
+        let x = self.fit(x, f, ring);
+        let open = self.open(x, ring, false, true);
+        let len = self.b.len(open);
+        let half = fourier(|x| (0.5 * x).exp(), (EDGE - 0.3, 0.4), 32.0, 10, Parity::Neither);
+        let fit = Fourier { period_bits: 5 + f, cos: half.cos, sin: half.sin };
+        let series = self.series(open, fit, 40);
+        let fine = Precision::BODY.0 + 1;
+        let series = self.rescale(series, fine);
+        let root = self.open(series, 18, true, false);
+        let bits = self.intervals(open, f, 6, &[(Some(EDGE), None)]);
+        let bits = self.open_bits(bits);
+        self.product(&[(bits, View::ALL), (root, View::ALL), (root, View::ALL)], len, 2 * fine)
+    }
+}

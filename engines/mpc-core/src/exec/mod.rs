@@ -1,0 +1,13 @@
+//! Walks a program: as one of two parties, as the dealer, or in the clear.
+
+mod dealer;
+pub(crate) mod local;
+pub(crate) mod material;
+mod monomial;
+mod party;
+pub(crate) mod randomness;
+mod simulate;
+
+pub use dealer::Dealer;
+pub use party::{Inputs, Party};
+pub use simulate::{SimulateError, simulate};

@@ -1,0 +1,76 @@
+//! Where each role's pseudo-random words come from.
+
+use sprint_kernel::Prg;
+
+use crate::PartyId;
+use crate::program::NodeId;
+
+/// What a stream of words is for. Each node has one stream per purpose, so no word is used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The mask of an opening.
+    Mask = 0,
+    /// Share of a mask's carry.
+    Carry = 1,
+    /// Share of a mask's top bit.
+    Top = 2,
+    /// Root seeds of function-secret-sharing keys.
+    Root = 3,
+    /// Shares of products, series values and powers; `Product + i` for the i-th array.
+    Product = 4,
+}
+
+/// A party's pseudo-random words for one inference: word `i` of a (node, purpose) stream is at a fixed place of one AES-CTR stream keyed for
+/// this inference, so the dealer can make the same words in any order.
+pub(crate) struct Streams(Prg);
+
+/// Streams of one node that a [`Purpose::Product`] offset may address.
+const STREAMS: u128 = 1 << 8;
+/// Blocks of one stream.
+const BLOCKS: u128 = 1 << 36;
+
+impl Streams {
+    /// Keyed by a seed that is used for one inference only, the program, and the party.
+    pub(crate) fn new(seed: &[u8; 32], program: &[u8; 32], party: PartyId) -> Self {
+        let mut material = zeroize::Zeroizing::new([0u8; 65]);
+        material[..32].copy_from_slice(seed);
+        material[32..64].copy_from_slice(program);
+        material[64] = party.index() as u8;
+        let key = zeroize::Zeroizing::new(blake3::derive_key("sprint-flow mpc party stream v1", &*material));
+        let mut aes = [0u8; 16];
+        aes.copy_from_slice(&key[..16]);
+        Self(Prg::new(aes))
+    }
+
+    /// `len` words of a stream from word `from`, which is even.
+    pub(crate) fn words(&self, node: NodeId, purpose: Purpose, array: usize, from: usize, len: usize) -> Vec<u64> {
+        debug_assert!(from.is_multiple_of(2), "a block holds two words");
+        let mut out = vec![0u64; len];
+        self.0.fill_u64(place(node, purpose, array) + (from / 2) as u128, &mut out);
+        out
+    }
+
+    /// `len` 128-bit root seeds from number `from`.
+    pub(crate) fn roots(&self, node: NodeId, from: usize, len: usize) -> Vec<u128> {
+        let mut words = vec![0u64; 2 * len];
+        self.0.fill_u64(place(node, Purpose::Root, 0) + from as u128, &mut words);
+        words.chunks_exact(2).map(|w| u128::from(w[0]) | u128::from(w[1]) << 64).collect()
+    }
+
+    /// Random bits, one a byte.
+    pub(crate) fn bits(&self, node: NodeId, len: usize) -> Vec<u8> {
+        let words = self.words(node, Purpose::Mask, 0, 0, len.div_ceil(64));
+        (0..len).map(|i| (words[i / 64] >> (i % 64) & 1) as u8).collect()
+    }
+}
+
+fn place(node: NodeId, purpose: Purpose, array: usize) -> u128 {
+    let stream = purpose as u128 + array as u128;
+    assert!(stream < STREAMS, "a node has at most {STREAMS} streams");
+    (node.index() as u128 * STREAMS + stream) * BLOCKS
+}
+
+/// The low `bits` bits.
+pub(crate) fn low(bits: u32) -> u64 {
+    if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }
+}

@@ -1,0 +1,132 @@
+//! The program's ideal functionality on ring integers, in the clear: what the two parties compute, up to the last-place noise of
+//! probabilistic truncation and of bounds met to within one unit.
+
+use sprint_kernel::{gemm, gemm_nt};
+
+use super::local::{self, Who, sign_extend};
+use super::party::{Circle, constant_term};
+use super::randomness::low;
+use crate::program::{Form, Input, Interval, Node, NodeId, Op, Program, Step};
+use crate::weights::{PrivateWeights, PublicWeights};
+
+/// A value that does not fit the ring it is opened in: the program's ranges do not hold for this input.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{part}: a value of {value} units does not fit an opening of {bits} bits")]
+pub struct SimulateError {
+    /// The part of the model.
+    pub part: String,
+    /// The value, in units of its last place.
+    pub value: i64,
+    /// The opening's width.
+    pub bits: u32,
+}
+
+/// Evaluates `program` in the clear. `inputs` are the encoded inputs themselves, in the program's order; `shares` the two parties' weights.
+/// Returns the output words.
+///
+/// Unlike the parties, it sees values, so it reports the first that is out of range.
+pub fn simulate(
+    program: &Program,
+    public: &PublicWeights,
+    shares: [&PrivateWeights; 2],
+    inputs: &[(Input, Vec<u64>)],
+) -> Result<Vec<u64>, SimulateError> {
+    let private = shares[0].reconstruct(shares[1]);
+    let mut clear = Clear { program, public, private: &private, inputs, values: vec![None; program.nodes.len()] };
+    for step in &program.steps {
+        let (made, last) = match step {
+            Step::Run { node, last } => (std::slice::from_ref(node), last),
+            Step::Exchange { opens, last } => (opens.as_slice(), last),
+        };
+        for id in made {
+            clear.values[id.index()] = Some(clear.run(program.node(*id))?);
+        }
+        last.iter().for_each(|id| clear.values[id.index()] = None);
+    }
+    let ring = program.output_ring;
+    Ok(clear.words(program.output).iter().map(|w| sign_extend(*w, ring) as u64).collect())
+}
+
+struct Clear<'a> {
+    program: &'a Program,
+    public: &'a PublicWeights,
+    private: &'a PrivateWeights,
+    inputs: &'a [(Input, Vec<u64>)],
+    values: Vec<Option<Vec<u64>>>,
+}
+
+impl Clear<'_> {
+    fn words(&self, id: NodeId) -> &[u64] {
+        self.values[id.index()].as_ref().expect("a value is kept until its last use")
+    }
+
+    fn run(&self, node: &Node) -> Result<Vec<u64>, SimulateError> {
+        Ok(match &node.op {
+            Op::Input(input) => self.inputs.iter().find(|(i, _)| i == input).map(|(_, w)| w.clone()).unwrap_or_default(),
+            Op::PrivateWeight(layer) => self.private.words(*layer, false).to_vec(),
+            Op::PrivateBias(layer) => self.private.words(*layer, true).to_vec(),
+            Op::Lift(src) | Op::OpenBits { src } => self.words(*src).to_vec(),
+            Op::Open { src, bits, lifted, checked } => self.open(node, *src, *bits, *lifted && *checked)?,
+            Op::Product { forms, .. } => (0..node.len).map(|i| self.product(forms, i)).collect(),
+            Op::MatMul { a, b, batch, m, k, n, transposed, .. } => {
+                let (a, b) = (self.words(*a), self.words(*b));
+                let mut out = vec![0u64; node.len];
+                let product = if *transposed { gemm_nt } else { gemm };
+                for i in 0..*batch {
+                    product(&a[i * m * k..][..m * k], &b[i * k * n..][..k * n], *m, *k, *n, &mut out[i * m * n..][..m * n]);
+                }
+                out
+            }
+            Op::Intervals { src, drop, intervals } => self.intervals(*src, *drop, intervals),
+            Op::Series { src, fit, coefficient_bits, trig_bits, .. } => {
+                let fit = &self.program.fits[*fit as usize];
+                let circle = Circle::new(fit.period_bits);
+                let scale = f64::from(coefficient_bits + trig_bits).exp2();
+                let constant = constant_term(fit, coefficient_bits + trig_bits);
+                let series = |x: &u64| {
+                    let terms = (1..=fit.frequencies()).map(|j| {
+                        let ((cos, sin), (a, b)) = (circle.at(x.wrapping_mul(j as u64)), fit.pair(j));
+                        a * cos + b * sin
+                    });
+                    constant.wrapping_add((terms.sum::<f64>() * scale).round() as i64 as u64)
+                };
+                self.words(*src).iter().map(series).collect()
+            }
+            Op::Polynomial { src, coefficients } => {
+                let horner = |x: &u64| coefficients.iter().rev().fold(0u64, |s, c| s.wrapping_mul(*x).wrapping_add(*c as u64));
+                self.words(*src).iter().map(horner).collect()
+            }
+            Op::LookUp { src, tables } => {
+                let mask = low(self.program.open_bits(*src));
+                let tables = tables.iter().map(|t| &self.program.tables[*t as usize]);
+                tables.flat_map(|t| self.words(*src).iter().map(|x| t[(x & mask) as usize])).collect()
+            }
+            op => {
+                let words = |id: NodeId| self.words(id);
+                local::evaluate(self.program, self.public, Who::Clear, op, &words).expect("every other operation is local")
+            }
+        })
+    }
+
+    fn open(&self, node: &Node, src: NodeId, bits: u32, check: bool) -> Result<Vec<u64>, SimulateError> {
+        let words = self.words(src);
+        if check {
+            let limit = 1i64 << (bits - 2);
+            if let Some(value) =
+                words.iter().map(|w| *w as i64).find(|v| !(-limit..limit).contains(&sign_extend(*v as u64, bits)))
+            {
+                return Err(SimulateError { part: self.program.labels[node.label as usize].clone(), value, bits });
+            }
+        }
+        Ok(words.iter().map(|w| sign_extend(*w, bits) as u64).collect())
+    }
+
+    fn product(&self, forms: &[Form], i: usize) -> u64 {
+        forms.iter().fold(1u64, |p, f| p.wrapping_mul(self.words(f.open)[f.view.index(i)]))
+    }
+
+    fn intervals(&self, src: NodeId, drop: u32, intervals: &[Interval]) -> Vec<u64> {
+        let inside = |i: &Interval, x: i64| i.lo.is_none_or(|lo| x >= lo) && i.hi.is_none_or(|hi| x < hi);
+        intervals.iter().flat_map(|i| self.words(src).iter().map(move |x| u64::from(inside(i, *x as i64 >> drop)))).collect()
+    }
+}

@@ -1,0 +1,298 @@
+//! The gate program: what the parties, the dealer and the cost model all walk through in the same order.
+//!
+//! A program is a list of [`Node`]s in single-assignment form over flat arrays of ring words. Two kinds of node communicate, [`Op::Open`] and
+//! [`Op::OpenBits`]; every other one is local, given one-time material. The rounds of a program are therefore the longest chain of openings, and
+//! the schedule reaches it: each opening happens in the first round its operand is ready for, all of them in one frame.
+//!
+//! # Encoding
+//! A value `v` with `f` fractional bits is the integer `round(v·2^f)` in Z_2^n, `n ≤ 64`, held in a `u64` whose bits above `n` mean
+//! nothing. A share valid in Z_2^n is valid in every smaller ring, so narrowing costs nothing and has no node.
+
+mod builder;
+mod cost;
+mod schedule;
+mod view;
+
+use serde::Serialize;
+use sprint_model::{LayerNorm, Linear};
+
+pub(crate) use builder::{Builder, Finish};
+pub use cost::{Cost, KindCost};
+pub(crate) use schedule::Step;
+pub(crate) use view::{Strided, View};
+
+/// A node's index in its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct NodeId(pub(crate) u32);
+
+impl NodeId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What the client shares at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Input {
+    /// Embedding output, `[batch, tokens, hidden]`.
+    Embedded,
+    /// 0 for a token, a large negative number for padding, `[batch, tokens]`.
+    KeyMask,
+    /// 1 for a token, 0 for padding, `[batch, tokens]`.
+    KeepMask,
+    /// `1/length` for a token, 0 for padding, `[batch, tokens]`.
+    MeanWeights,
+}
+
+/// Where a dense layer's weights come from: `gain·C·W·diag(γ)` and `gain·C·(b + W·β)`, with `C` the centring over outputs, in real numbers
+/// before they are encoded.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recipe {
+    /// The layer; its weight is `[outputs, inputs]`.
+    pub(crate) layer: Linear,
+    /// A public factor.
+    pub(crate) gain: f64,
+    /// Whether the mean over outputs is taken off: the layer feeds a layer normalisation, which would take it off anyway.
+    pub(crate) centred: bool,
+    /// The layer normalisation whose `γ` and `β` are folded in: the layer reads its unscaled output.
+    pub(crate) fold: Option<LayerNorm>,
+    /// Fractional bits of the weight.
+    pub(crate) weight_bits: u32,
+    /// Fractional bits of the bias; none if it is left to a later node.
+    pub(crate) bias_bits: Option<u32>,
+}
+
+/// A public vector over channels.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) enum Vector {
+    /// `γ` of a layer normalisation.
+    Gamma(LayerNorm),
+    /// `β` of a layer normalisation.
+    Beta(LayerNorm),
+    /// The bias of a recipe.
+    Bias(Recipe),
+}
+
+/// One operand of a product: some elements of an opened value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub(crate) struct Form {
+    pub(crate) open: NodeId,
+    pub(crate) view: View,
+}
+
+/// A bit that is 1 where `lo ≤ x < hi`, both in units of the dropped-to resolution; a missing bound is the end of the signed range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub(crate) struct Interval {
+    pub(crate) lo: Option<i64>,
+    pub(crate) hi: Option<i64>,
+}
+
+/// A truncated Fourier series `Σ_j a_j cos(jωx) + b_j sin(jωx)`, j from 0.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Fourier {
+    /// `log2` of the period in units of the last place of the opened value.
+    pub(crate) period_bits: u32,
+    pub(crate) cos: Vec<f64>,
+    pub(crate) sin: Vec<f64>,
+}
+
+/// What a node computes. Shapes are in the variants; arrays are flat and row-major.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) enum Op {
+    /// The client's share.
+    Input(Input),
+    /// The weight (outputs·inputs words) of a private layer.
+    PrivateWeight(u32),
+    /// The bias (outputs words) of a private layer.
+    PrivateBias(u32),
+    Add(NodeId, NodeId),
+    Sub(NodeId, NodeId),
+    /// Product with a public integer.
+    Scale(NodeId, i64),
+    /// Sum with a public integer.
+    Shift(NodeId, i64),
+    /// Truncate and reduce (T2): from Z_2^ring by `by` bits to Z_2^{ring-by}. `floor(x/2^by)` or one more, unbiased; no wrap.
+    Truncate {
+        src: NodeId,
+        ring: u32,
+        by: u32,
+    },
+    /// The elements a strided view selects.
+    Gather {
+        src: NodeId,
+        view: Strided,
+    },
+    /// Arrays one after another.
+    Concat(Vec<NodeId>),
+    /// Sums of `group` neighbours.
+    SumGroups {
+        src: NodeId,
+        group: usize,
+    },
+    /// `2^shift·x - round(2^shift/width)·Σx` in each row of `width`.
+    Centre {
+        src: NodeId,
+        width: usize,
+        shift: u32,
+    },
+    /// Product of each row with a public vector.
+    MulColumns {
+        src: NodeId,
+        vector: u32,
+        bits: u32,
+    },
+    /// Sum of each row with a public vector.
+    AddColumns {
+        src: NodeId,
+        vector: u32,
+        bits: u32,
+    },
+    /// `x·Wᵀ + b` with public weights: `[rows, inputs]` to `[rows, outputs]`.
+    PublicLinear {
+        src: NodeId,
+        linear: u32,
+        rows: usize,
+    },
+    /// Opens a share of Z_2^bits under a dealer mask. `lifted`: consumers may use it in Z_2^64; then `|x| < 2^{bits-2}` is required,
+    /// and `checked` by the simulation, unless a guard bit discards the result where it does not hold.
+    Open {
+        src: NodeId,
+        bits: u32,
+        lifted: bool,
+        checked: bool,
+    },
+    /// Opens XOR-shared bits under dealer masks; arithmetic consumers use at most `bits` bits.
+    OpenBits {
+        src: NodeId,
+    },
+    /// The lifted share of an opened value.
+    Lift(NodeId),
+    /// Elementwise product of opened values, in Z_2^bits.
+    Product {
+        forms: Vec<Form>,
+        bits: u32,
+    },
+    /// `batch` products `[m,k]·[k,n]` (`[n,k]ᵀ` if `transposed`) of values opened in Z_2^bits.
+    MatMul {
+        a: NodeId,
+        b: NodeId,
+        batch: usize,
+        m: usize,
+        k: usize,
+        n: usize,
+        transposed: bool,
+        bits: u32,
+    },
+    /// XOR shares of interval bits of an opened value, `[intervals, elements]`. The lowest `drop` bits are ignored, so a bound is
+    /// met up to one unit of `2^drop`.
+    Intervals {
+        src: NodeId,
+        drop: u32,
+        intervals: Vec<Interval>,
+    },
+    /// A Fourier series of an opened value; coefficients and dealer values have `coefficient_bits` and `trig_bits` fractional bits; in Z_2^bits.
+    Series {
+        src: NodeId,
+        fit: u32,
+        coefficient_bits: u32,
+        trig_bits: u32,
+        bits: u32,
+    },
+    /// `Σ c_i x^i` of a value opened in Z_2^64, with public integers.
+    Polynomial {
+        src: NodeId,
+        coefficients: Vec<i64>,
+    },
+    /// `tables[j][x]` of a value opened unlifted in Z_2^bits, `[tables, elements]`.
+    LookUp {
+        src: NodeId,
+        tables: Vec<u32>,
+    },
+}
+
+/// A node: what it computes, how many elements, and in which part of the model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Node {
+    pub(crate) op: Op,
+    pub(crate) len: usize,
+    pub(crate) label: u32,
+    /// Openings before it can be computed.
+    pub(crate) level: u32,
+}
+
+/// A compiled inference. Public: it holds shapes, public coefficients and recipes, no weight and no secret.
+#[derive(Debug, Clone, Serialize)]
+pub struct Program {
+    pub(crate) version: u32,
+    pub(crate) batch: usize,
+    pub(crate) tokens: usize,
+    pub(crate) hidden: usize,
+    pub(crate) outputs: usize,
+    /// Fractional bits of the inputs and of the output.
+    pub(crate) input_bits: u32,
+    pub(crate) output_bits: u32,
+    pub(crate) output_ring: u32,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) output: NodeId,
+    pub(crate) labels: Vec<String>,
+    pub(crate) public: Vec<Recipe>,
+    pub(crate) private: Vec<Recipe>,
+    pub(crate) vectors: Vec<Vector>,
+    pub(crate) fits: Vec<Fourier>,
+    pub(crate) tables: Vec<Vec<u64>>,
+    pub(crate) inputs: Vec<Input>,
+    #[serde(skip)]
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Program {
+    /// BLAKE3 over a canonical text of everything in the program; both parties and the dealer must have the same.
+    pub fn digest(&self) -> [u8; 32] {
+        let text = serde_json::to_vec(self).expect("a program is numbers, names and lists");
+        blake3::derive_key("sprint-flow gate program v1", &text)
+    }
+
+    /// Examples in a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Padded tokens of each example.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Logits of each example.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Bytes of a party's input share.
+    pub fn input_len(&self) -> usize {
+        self.inputs.iter().map(|i| self.input_words(*i)).sum::<usize>() * 8
+    }
+
+    /// Bytes of a party's output share.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.outputs * 8
+    }
+
+    pub(crate) fn input_words(&self, input: Input) -> usize {
+        match input {
+            Input::Embedded => self.batch * self.tokens * self.hidden,
+            Input::KeyMask | Input::KeepMask | Input::MeanWeights => self.batch * self.tokens,
+        }
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// Bits of the ring an `Open` node opens in.
+    pub(crate) fn open_bits(&self, id: NodeId) -> u32 {
+        match self.node(id).op {
+            Op::Open { bits, .. } => bits,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Dealer and both parties in lockstep in one process: for tests and for `embed`-like commands. Nothing is hidden from anyone here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::client::{ClientInput, decode_logits, logits};
+use crate::exec::{Dealer, Inputs, Party, SimulateError, simulate};
+use crate::program::Program;
+use crate::weights::{PrivateWeights, PublicWeights};
+use crate::{Advance, DealerMachine, MachineError, MaterialSource, PartyId, PartyMachine};
+
+/// What a run in lockstep really sent.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RunReport {
+    /// Logits, `[batch][outputs]`.
+    pub logits: Vec<Vec<f32>>,
+    /// Exchanges.
+    pub rounds: u32,
+    /// Bytes each party sent.
+    pub online_bytes: [u64; 2],
+    /// Bytes the dealer sent to each party.
+    pub dealer_bytes: [u64; 2],
+    /// Every frame of party 0, if asked for: what an eavesdropping test looks at.
+    pub frames: Vec<[Vec<u8>; 2]>,
+}
+
+/// A program with its weights, ready to run in one process.
+pub struct InMemory {
+    program: Arc<Program>,
+    public: Arc<PublicWeights>,
+    private: [Arc<PrivateWeights>; 2],
+    keep_frames: bool,
+}
+
+/// A queue of dealt bytes; what is asked for beyond it is pulled from the dealer.
+struct Queue {
+    bytes: VecDeque<u8>,
+    taken: u64,
+}
+
+struct Feed<'a> {
+    dealer: &'a mut Dealer,
+    queues: &'a mut [Queue; 2],
+    party: usize,
+}
+
+impl MaterialSource for Feed<'_> {
+    fn take(&mut self, bytes: usize) -> Result<Vec<u8>, MachineError> {
+        while self.queues[self.party].bytes.len() < bytes {
+            let Some(chunk) = self.dealer.next_chunk()? else {
+                return Err(MachineError::Material("the dealer has no more".into()));
+            };
+            self.queues.iter_mut().zip(chunk.to_party).for_each(|(q, c)| q.bytes.extend(c));
+        }
+        self.queues[self.party].taken += bytes as u64;
+        Ok(self.queues[self.party].bytes.drain(..bytes).collect())
+    }
+}
+
+impl InMemory {
+    /// Takes a program and its weights.
+    pub fn new(program: Arc<Program>, public: Arc<PublicWeights>, private: [PrivateWeights; 2]) -> Self {
+        Self { program, public, private: private.map(Arc::new), keep_frames: false }
+    }
+
+    /// Keeps every frame in the report.
+    #[must_use]
+    pub fn keeping_frames(mut self) -> Self {
+        self.keep_frames = true;
+        self
+    }
+
+    /// One inference. `seeds` are the parties' and must be fresh for every call.
+    pub fn run(
+        &self,
+        input: &ClientInput,
+        seeds: [[u8; 32]; 2],
+        mask: &mut dyn FnMut(&mut [u64]),
+    ) -> Result<RunReport, MachineError> {
+        let shares = input.share(mask);
+        let mut dealer = Dealer::new(Arc::clone(&self.program), [&seeds[0], &seeds[1]]);
+        let mut parties = Vec::new();
+        for party in [PartyId::P0, PartyId::P1] {
+            let at = party.index();
+            let inputs = Inputs::from_bytes(&self.program, &shares[at])?;
+            let (program, public, private) = (Arc::clone(&self.program), Arc::clone(&self.public), Arc::clone(&self.private[at]));
+            parties.push(Party::new(program, public, private, party, &seeds[at], inputs));
+        }
+        let mut queues = [(); 2].map(|()| Queue { bytes: VecDeque::new(), taken: 0 });
+        let mut report = RunReport::default();
+        loop {
+            let mut steps = Vec::new();
+            for (at, party) in parties.iter_mut().enumerate() {
+                steps.push(party.advance(&mut Feed { dealer: &mut dealer, queues: &mut queues, party: at })?);
+            }
+            match (steps.swap_remove(0), steps.swap_remove(0)) {
+                (Advance::Exchange { frame: a, .. }, Advance::Exchange { frame: b, .. }) => {
+                    parties[0].absorb(&b)?;
+                    parties[1].absorb(&a)?;
+                    report.rounds += 1;
+                    report.online_bytes[0] += a.len() as u64;
+                    report.online_bytes[1] += b.len() as u64;
+                    if self.keep_frames {
+                        report.frames.push([a, b]);
+                    }
+                }
+                (Advance::Finished { output: a }, Advance::Finished { output: b }) => {
+                    report.logits = decode_logits(&self.program, [&a, &b])?;
+                    report.dealer_bytes = queues.map(|q| q.taken);
+                    return Ok(report);
+                }
+                _ => return Err(MachineError::OutOfStep("one party finished before the other")),
+            }
+        }
+    }
+
+    /// The same in the clear on ring integers.
+    pub fn simulate(&self, input: &ClientInput) -> Result<Vec<Vec<f32>>, SimulateError> {
+        let private = [&*self.private[0], &*self.private[1]];
+        let words = simulate(&self.program, &self.public, private, &input.words)?;
+        Ok(logits(&self.program, &words))
+    }
+}
