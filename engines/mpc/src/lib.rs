@@ -1,1 +1,40 @@
-//! sprint-mpc.
+//! MPC inference as processes: network, sessions, dealer streaming, the one-time-material ledger and meters.
+//!
+//! Two parties and a dealer run as three processes; a client shares its input to the parties and alone learns the output. The protocol
+//! itself is in `sprint-mpc-core`, as synchronous machines without sockets; this crate moves their frames.
+//!
+//! Architecture Invariant: only `net` and `dealer` see tokio. No length is taken from a peer; each is compared with the program's before
+//! the bytes are read. An index of one-time material is on disk as burnt before the first byte that depends on it is sent.
+
+#[cfg(test)]
+extern crate self as sprint_mpc;
+
+mod client;
+mod dealer;
+mod digest;
+mod error;
+mod hello;
+mod ledger;
+mod local;
+mod material;
+mod meter;
+mod net;
+mod party;
+mod request;
+mod role;
+mod roles;
+#[cfg(test)]
+#[path = "../tests/toy/mod.rs"]
+mod toy;
+mod workload;
+
+pub use digest::{BatchId, CertPin, Digest, SessionId};
+pub use error::{Field, RoleError};
+pub use hello::Binding;
+pub use ledger::{Ledger, LedgerError};
+pub use local::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet};
+pub use meter::{CostMismatch, InferenceMeter, RoleMeter, Share};
+pub use net::{Class, Identity, IdentityError, IdentityPem, Kind, LinkShape, NetError, Traffic, Wait, What};
+pub use role::Role;
+pub use roles::{Event, Limits, WorkloadFactory, role_main};
+pub use workload::{PartyInput, ProgramShape, RoundShape, Workload};

@@ -1,0 +1,329 @@
+//! Launching, wiring, watching.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::child::{Heard, Process};
+use crate::client::Client;
+use crate::error::RoleError;
+use crate::hello::{Binding, shake};
+use crate::meter::RoleMeter;
+use crate::net::{Dial, Endpoint, Identity, LinkShape, Net, Traffic, connect};
+use crate::roles::{CONFIG_VERSION, Event, Limits, PeerConfig, Settings};
+use crate::workload::ProgramShape;
+use crate::{BatchId, CertPin, Digest, Role, SessionId};
+
+/// How long after a failure the other roles are listened to for the cause.
+const POST_MORTEM: Duration = Duration::from_millis(1500);
+/// How long a process may take to say that it listens.
+const LAUNCH: Duration = Duration::from_secs(60);
+const SERVERS: [Role; 3] = [Role::Party0, Role::Party1, Role::Dealer];
+
+/// What to launch and how.
+#[derive(Debug, Clone)]
+pub struct FleetOptions {
+    /// The program; it must call [`crate::role_main`] with the role named by its last argument.
+    pub binary: PathBuf,
+    /// Arguments before the role's name.
+    pub args: Vec<String>,
+    /// Each server's part of the workload; what it holds is the workload's affair, secrets only as paths to files.
+    pub workload: BTreeMap<Role, serde_json::Value>,
+    /// The supply of dealer material; fresh for each fleet whose dealer streams.
+    pub batch: BatchId,
+    /// Folder of the parties' ledgers.
+    pub ledgers: PathBuf,
+    /// The link between the parties, and of the client to both.
+    pub link: LinkShape,
+    /// The dealer's links.
+    pub dealer_link: LinkShape,
+    /// Limits of all roles.
+    pub limits: Limits,
+    /// Program numbers of the requests to come, as far as known: their material is made ahead.
+    pub plan: Vec<u32>,
+}
+
+/// What the client knows of the workload.
+#[derive(Debug, Clone)]
+pub struct ClientSide {
+    /// Digest of the model.
+    pub model: Digest,
+    /// Digest of the programs.
+    pub program: Digest,
+    /// The programs' interfaces.
+    pub shapes: Vec<ProgramShape>,
+}
+
+/// A failed launch, inference or ending, with the role that is its cause.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FleetError {
+    /// A process could not be started.
+    #[error("starting {role}: {source}")]
+    Spawn {
+        /// Which.
+        role: Role,
+        /// As reported.
+        source: std::io::Error,
+    },
+    /// A process ended without a word.
+    #[error("{role} died ({})", fate(*.status))]
+    Died {
+        /// Which.
+        role: Role,
+        /// How, if the system told.
+        status: Option<ExitStatus>,
+    },
+    /// A process gave up and said why.
+    #[error("{role} failed: {message}")]
+    Failed {
+        /// Which.
+        role: Role,
+        /// The failure's class.
+        class: String,
+        /// Its own words.
+        message: String,
+    },
+    /// A process does not do what is due.
+    #[error("{role} has not said that it {what} for {after:?}")]
+    Silent {
+        /// Which.
+        role: Role,
+        /// What is due.
+        what: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// The client's own side.
+    #[error(transparent)]
+    Client(#[from] RoleError),
+}
+
+fn fate(status: Option<ExitStatus>) -> String {
+    status.map_or_else(|| "still running, output closed".into(), |s| s.to_string())
+}
+
+/// Everything a session cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FleetMeter {
+    /// Party 0 and party 1.
+    pub parties: [RoleMeter; 2],
+    /// The dealer.
+    pub dealer: RoleMeter,
+    /// The client's links to party 0 and party 1.
+    pub client: [Traffic; 2],
+}
+
+/// Three processes and a client in session. Dropping it kills them.
+pub struct LocalFleet {
+    client: Option<Client>,
+    processes: Vec<Process>,
+    heard: Receiver<(Role, Heard)>,
+    finished: BTreeMap<Role, RoleMeter>,
+}
+
+impl LocalFleet {
+    /// Starts the processes, connects everything, shakes hands. Must not be called from inside an asynchronous runtime.
+    pub fn launch(options: &FleetOptions, side: ClientSide) -> Result<Self, FleetError> {
+        let (sender, heard) = channel();
+        let mut processes = Vec::new();
+        for role in SERVERS {
+            let started = Process::spawn(&options.binary, &options.args, role, sender.clone());
+            processes.push(started.map_err(|source| FleetError::Spawn { role, source })?);
+        }
+        let mut fleet = Self { client: None, processes, heard, finished: BTreeMap::new() };
+        fleet.wire(options, side)?;
+        Ok(fleet)
+    }
+
+    fn wire(&mut self, options: &FleetOptions, side: ClientSide) -> Result<(), FleetError> {
+        let random = |e: getrandom::Error| RoleError::System(e.to_string());
+        let session = SessionId::random().map_err(random)?;
+        let mut identities = BTreeMap::new();
+        for role in Role::ALL {
+            identities.insert(role, Identity::generate(role).map_err(RoleError::from)?);
+        }
+        let pins: BTreeMap<Role, CertPin> = identities.iter().map(|(role, id)| (*role, id.pin())).collect();
+        let mut addrs = BTreeMap::new();
+        for (i, role) in SERVERS.into_iter().enumerate() {
+            let settings = settings(options, session, role, &pins, &addrs);
+            let sent = self.processes[i].configure(&settings, &identities[&role]);
+            // A child that is gone already has told why, or its end tells.
+            sent.map_err(|source| self.post_mortem(RoleError::System(format!("configuring {role}: {source}"))))?;
+            if role.party().is_some() {
+                addrs.insert(role, self.await_listening(role)?);
+            }
+        }
+        let own = identities.remove(&Role::Client).expect("made for every role above");
+        let binding = Binding { session, model: side.model, program: side.program, batch: options.batch };
+        let dialled = dial(options, Endpoint::new(own, pins), &addrs, &binding, side.shapes);
+        self.client = Some(dialled.map_err(|e| self.post_mortem(e))?);
+        Ok(())
+    }
+
+    /// One inference: words over Z_2^64 in, words out.
+    pub fn infer(&mut self, program: u32, input: &[u64], public: &[u8]) -> Result<Vec<u64>, FleetError> {
+        self.with_client(|client| client.infer(program, input, public))
+    }
+
+    /// Has the material of the next inference fetched, as far as the stocks hold it, so that [`LocalFleet::infer`] is online work only.
+    pub fn prepare(&mut self, program: u32) -> Result<(), FleetError> {
+        self.with_client(|client| client.prepare(program))
+    }
+
+    /// The process ids of party 0, party 1 and the dealer.
+    pub fn pids(&self) -> [u32; 3] {
+        std::array::from_fn(|i| self.processes[i].id())
+    }
+
+    /// Ends the session in good order and collects every role's account.
+    pub fn finish(mut self) -> Result<FleetMeter, FleetError> {
+        let client = self.client.take().ok_or_else(broken)?;
+        let traffic = client.traffic();
+        client.finish().map_err(|e| self.post_mortem(e))?;
+        let deadline = Instant::now() + LAUNCH;
+        while self.finished.len() < SERVERS.len() {
+            let missing = SERVERS.into_iter().find(|r| !self.finished.contains_key(r)).expect("the loop's condition");
+            self.hear(deadline, missing, "is finished")?;
+        }
+        let mut take = |role| self.finished.remove(&role).expect("the loop above waits for all three");
+        Ok(FleetMeter { parties: [take(Role::Party0), take(Role::Party1)], dealer: take(Role::Dealer), client: traffic })
+    }
+
+    fn with_client<T>(&mut self, ask: impl FnOnce(&mut Client) -> Result<T, RoleError>) -> Result<T, FleetError> {
+        let mut client = self.client.take().ok_or_else(broken)?;
+        match ask(&mut client) {
+            Ok(answer) => {
+                self.client = Some(client);
+                Ok(answer)
+            }
+            // A refused request has moved nothing; the session goes on.
+            Err(refused @ RoleError::Request { .. }) => {
+                self.client = Some(client);
+                Err(refused.into())
+            }
+            Err(failure) => Err(self.post_mortem(failure)),
+        }
+    }
+
+    fn await_listening(&mut self, role: Role) -> Result<String, FleetError> {
+        let deadline = Instant::now() + LAUNCH;
+        loop {
+            if let Some(Event::Listening { role: heard, addr }) = self.hear(deadline, role, "listens")?
+                && heard == role
+            {
+                return Ok(addr);
+            }
+        }
+    }
+
+    /// The next event of any role; a death or failure of any role is an error at once.
+    fn hear(&mut self, deadline: Instant, missing: Role, what: &'static str) -> Result<Option<Event>, FleetError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.heard.recv_timeout(left) {
+            Ok((role, Heard::Event(Event::Finished { meter, .. }))) => {
+                self.finished.insert(role, meter);
+                Ok(None)
+            }
+            Ok((role, Heard::Event(Event::Failed { class, message, secondary, .. }))) => {
+                let said = FleetError::Failed { role, class, message };
+                Err(if secondary { self.better(said) } else { said })
+            }
+            Ok((_, Heard::Event(event))) => Ok(Some(event)),
+            Ok((role, Heard::Closed)) if !self.finished.contains_key(&role) => Err(self.died(role)),
+            Ok((role, Heard::Noise(line))) => {
+                tracing::debug!(%role, line, "not an event");
+                Ok(None)
+            }
+            Ok((_, Heard::Closed)) => Ok(None),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(FleetError::Silent { role: missing, what, after: LAUNCH })
+            }
+        }
+    }
+
+    fn died(&mut self, role: Role) -> FleetError {
+        let process = self.processes.iter_mut().find(|p| p.role() == role);
+        FleetError::Died { role, status: process.and_then(|p| p.wait(POST_MORTEM)) }
+    }
+
+    fn post_mortem(&mut self, failure: RoleError) -> FleetError {
+        self.client = None;
+        self.better(FleetError::Client(failure))
+    }
+
+    /// Looks for the cause: the first role that died without a word, else the first that failed by itself, else what is known.
+    fn better(&mut self, known: FleetError) -> FleetError {
+        let deadline = Instant::now() + POST_MORTEM;
+        let mut spoken = BTreeMap::new();
+        let mut cause = None;
+        while let Ok((role, heard)) = self.heard.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match heard {
+                Heard::Closed if !spoken.contains_key(&role) && !self.finished.contains_key(&role) => return self.died(role),
+                Heard::Event(Event::Failed { class, message, secondary, .. }) => {
+                    spoken.insert(role, ());
+                    if !secondary {
+                        cause = cause.or(Some(FleetError::Failed { role, class, message }));
+                    }
+                }
+                Heard::Event(Event::Finished { meter, .. }) => drop(self.finished.insert(role, meter)),
+                Heard::Event(_) | Heard::Noise(_) | Heard::Closed => {}
+            }
+            if spoken.len() == SERVERS.len() || cause.is_some() && spoken.len() > 1 {
+                break;
+            }
+        }
+        cause.unwrap_or(known)
+    }
+}
+
+fn broken() -> FleetError {
+    RoleError::Config("the session is over".into()).into()
+}
+
+fn settings(options: &FleetOptions, session: SessionId, role: Role, pins: &BTreeMap<Role, CertPin>, addrs: &BTreeMap<Role, String>) -> Settings {
+    let peer = |peer: Role| PeerConfig {
+        role: peer,
+        pin: pins[&peer],
+        addr: addrs.get(&peer).cloned(),
+        shape: if role == Role::Dealer || peer == Role::Dealer { options.dealer_link } else { options.link },
+    };
+    Settings {
+        version: CONFIG_VERSION,
+        role,
+        session,
+        batch: options.batch,
+        bind: "127.0.0.1:0".into(),
+        peers: Role::ALL.into_iter().filter(|r| *r != role).map(peer).collect(),
+        limits: options.limits,
+        plan: options.plan.clone(),
+        ledger: role.party().map(|_| options.ledgers.join(format!("{}.ledger", role.name()))),
+        workload: options.workload.get(&role).cloned().unwrap_or_default(),
+    }
+}
+
+fn dial(
+    options: &FleetOptions,
+    endpoint: Endpoint,
+    addrs: &BTreeMap<Role, String>,
+    binding: &Binding,
+    shapes: Vec<ProgramShape>,
+) -> Result<Client, RoleError> {
+    let net = Arc::new(Net::new().map_err(|e| RoleError::System(e.to_string()))?);
+    let dial = Dial { connect: options.limits.connect(), stall: options.limits.stall(), shape: options.link };
+    let mut links = Vec::new();
+    for role in [Role::Party0, Role::Party1] {
+        links.push(net.block_on(connect(&endpoint, Role::Client, role, &addrs[&role], dial))?);
+    }
+    for link in &mut links {
+        net.block_on(shake(link, Role::Client, binding))?;
+    }
+    let links = <[_; 2]>::try_from(links).unwrap_or_else(|_| unreachable!("one link was pushed for each of two parties"));
+    Ok(Client::new(net, links, shapes, options.limits.inference()))
+}

@@ -1,0 +1,63 @@
+//! What the roles evaluate, as far as the network has to know.
+
+use sprint_mpc_core::{DealerMachine, MachineError, PartyId, PartyMachine};
+
+use crate::Digest;
+
+/// The programs of a session and how to start them. A session may hold several, one per batch and length bucket.
+///
+/// The dealer's implementation holds shapes only, a party's also its share of the private weights, a client's only the shapes of
+/// input and output.
+pub trait Workload: Send + Sync {
+    /// Digest of the model the roles must agree on.
+    fn model(&self) -> Digest;
+    /// Digest of all programs, with ring and encodings.
+    fn program(&self) -> Digest;
+    /// The programs, in the order their numbers count.
+    fn shapes(&self) -> &[ProgramShape];
+    /// A party's machine for one inference with program number `program`.
+    fn party(&self, me: PartyId, program: u32, input: PartyInput) -> Result<Box<dyn PartyMachine>, MachineError>;
+    /// The dealer's machine for one inference with program number `program`, on fresh randomness.
+    fn dealer(&self, program: u32) -> Result<Box<dyn DealerMachine>, MachineError>;
+}
+
+/// A party's share of one request.
+pub struct PartyInput {
+    /// Additive share of the input over Z_2^64.
+    pub words: Vec<u64>,
+    /// What both parties may see: key masks, lengths.
+    pub public: Vec<u8>,
+}
+
+/// A program's interface and its declared costs, which the meters are held to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramShape {
+    /// Words of the input.
+    pub input_words: usize,
+    /// Bytes of the public side input.
+    pub public_bytes: usize,
+    /// Words of the output.
+    pub output_words: usize,
+    /// Every round, in order.
+    pub rounds: Vec<RoundShape>,
+    /// Material for party 0 and party 1.
+    pub dealer_bytes: [u64; 2],
+}
+
+/// One round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoundShape {
+    /// Frame bytes that party 0 and party 1 send.
+    pub bytes: [usize; 2],
+    /// Part of the model, such as `layer.3.attention`; the round's time and bytes are put to its account.
+    pub part: String,
+    /// Kind of gate; where a round serves several, the one with the most bytes.
+    pub gate: String,
+}
+
+impl ProgramShape {
+    /// Bytes that a party sends, by declaration.
+    pub fn sent_bytes(&self, party: PartyId) -> u64 {
+        self.rounds.iter().map(|r| r.bytes[party.index()] as u64).sum()
+    }
+}
