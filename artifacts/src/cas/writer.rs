@@ -58,9 +58,10 @@ impl WriterDir {
 
 impl Drop for WriterDir {
     fn drop(&mut self) {
-        // Only rubbish is left here: what could not be removed now, the next writer sweeps.
-        let _ = fs::remove_dir_all(&self.dir);
+        // Only rubbish is left here: what could not be removed now, the next writer sweeps. The lock's name goes first: the folder
+        // keeps its own name taken, so that no new writer of this process meets a lock that is about to vanish.
         let _ = fs::remove_file(&self.lock_path);
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -10,6 +10,7 @@ use sprint_stage_api::{
     CheckpointAccess, ContextParts, ErrorClass, EventSink, Registry, Stage, StageContext, StageError, StageEvent, StageOutputs,
 };
 
+use super::claim::{create_private, ledger_dir};
 use super::executor::{Operation, Outcome};
 use super::protocol::Request;
 
@@ -37,13 +38,10 @@ pub(super) fn perform(
         Ok(state) => state,
         Err(error) => return Outcome::Failed(error),
     };
-    let (lock, waited) = match state.acquire(events, cancelled) {
-        Ok(acquired) => acquired,
+    let lock = match state.acquire(events, cancelled) {
+        Ok(lock) => lock,
         Err(error) => return Outcome::Failed(error),
     };
-    if waited && request.reusable && request.operation == Operation::Run {
-        return Outcome::Superseded;
-    }
     let outcome = with_scratch(store, |scratch| call(&**stage, request, store, &state, scratch, events, cancelled));
     drop(lock);
     match outcome {
@@ -150,20 +148,18 @@ struct ActionState<'a> {
 
 impl<'a> ActionState<'a> {
     fn open(store: &'a Store, key: ActionKey) -> Result<Self, StageError> {
-        let ledger = store.root().join("private").join("secret").join("ledgers").join(key.to_hex());
-        create_private(&ledger)?;
-        Ok(Self { store, key, ledger })
+        Ok(Self { store, key, ledger: ledger_dir(store, key)? })
     }
 
-    /// Takes the action for this process; the flag says whether another one had it meanwhile.
-    fn acquire(&self, events: &dyn EventSink, cancelled: Cancelled<'_>) -> Result<(File, bool), StageError> {
+    /// Takes the action for this process. Another one has it only while the worker of a dead orchestrator has not noticed yet.
+    fn acquire(&self, events: &dyn EventSink, cancelled: Cancelled<'_>) -> Result<File, StageError> {
         let path = self.ledger.with_extension("lock");
         let file =
             File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error("open", &path, &e))?;
         let mut waited = false;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok((file, waited)),
+                Ok(()) => return Ok(file),
                 Err(TryLockError::Error(e)) => return Err(io_error("lock", &path, &e)),
                 Err(TryLockError::WouldBlock) => {}
             }
@@ -179,12 +175,7 @@ impl<'a> ActionState<'a> {
     }
 }
 
-fn create_private(path: &Path) -> Result<(), StageError> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| io_error("create", path, &e))
-}
-
-fn io_error(what: &str, path: &Path, error: &std::io::Error) -> StageError {
+pub(super) fn io_error(what: &str, path: &Path, error: &std::io::Error) -> StageError {
     let class = match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorClass::Refused,
         _ => ErrorClass::Permanent,

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sprint_artifacts::{ActionKey, Check, RecordError, ResultId, ResultRecord, Store};
+use sprint_artifacts::{ActionKey, ResultId, ResultRecord, Store};
 use sprint_stage_api::{CachePolicy, ErrorClass, StageError, StageEvent};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
-use super::commit::{commit, record_error};
+use super::ask::{Answer, Asked};
+use super::commit::commit;
 use super::executor::{Executor, IntentId, Outcome, Report, ReportSender, Stop};
 use super::lease::Leases;
 use super::limits::Capacity;
@@ -21,7 +22,7 @@ use super::retry::{Failure, next_attempt};
 use super::{Host, Interrupt};
 use crate::event::RunEvent;
 use crate::journal::{Journal, JournalError};
-use crate::plan::{Found, History, look_up};
+use crate::plan::History;
 use crate::workflow::{InstanceId, Workflow};
 
 /// What the dispatcher works with.
@@ -40,15 +41,19 @@ pub(super) struct Setting {
 /// What other tasks tell the dispatcher.
 pub(super) enum Message {
     /// The store was asked about an instance.
-    Evaluated { index: usize, found: Result<Found, RecordError>, why: Vec<String> },
+    Evaluated { index: usize, answer: Result<Answer, StageError> },
     /// A result was verified and recorded, or could not be.
     Committed { index: usize, result: Result<ResultId, StageError>, seconds: f64 },
 }
+
+/// How often the result of another run is looked for.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Something to do later.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     Retry(usize),
+    AskAgain(usize),
     Timeout(usize, IntentId),
     Kill(IntentId),
 }
@@ -193,45 +198,54 @@ impl Dispatcher {
         });
     }
 
-    /// Asks the store about an instance whose key is known.
+    /// Asks the store about an instance whose key is known, unless another one with the same key is at it.
     pub(super) fn evaluate(&mut self, index: usize) {
-        self.nodes[index].phase = Phase::Evaluating;
         let keyed = self.nodes[index].keyed.clone().expect("evaluated once its key is known");
+        let leader = self.leaders.get(&keyed.key).copied().filter(|leader| *leader != index);
+        if leader.is_some_and(|leader| !self.nodes[leader].phase.is_over()) {
+            self.nodes[index].phase = Phase::Following;
+            return;
+        }
+        self.leaders.insert(keyed.key, index);
+        self.nodes[index].phase = Phase::Evaluating;
         let (workflow, store) = (self.set.workflow.clone(), self.set.store.clone());
         let (run, history, messages) = (self.set.run.clone(), self.history.clone(), self.messages.clone());
         self.aside(move || {
-            let instance = &workflow.instances()[index];
-            let stage = workflow.stage_of(instance);
-            let found = look_up(&store, stage.kind().spec(), stage.cache(), &keyed.key, Some(&run), Check::Full);
-            let why = match &found {
-                Ok(Found::Miss(reasons)) if reasons.is_empty() => {
-                    // Explaining must not fail the run: without a history, everything is new.
-                    let history = history.get_or_init(|| History::load(&store).unwrap_or_default());
-                    match history.changes(instance.id(), &keyed.preimage) {
-                        Some(changes) => changes.iter().map(ToString::to_string).collect(),
-                        None => vec!["never ran before".to_owned()],
-                    }
-                }
-                Ok(Found::Miss(reasons)) => reasons.clone(),
-                _ => Vec::new(),
-            };
-            let _ = messages.send(Message::Evaluated { index, found, why });
+            let asked = Asked { workflow: &workflow, store: &store, run: &run, index, keyed: &keyed };
+            let _ = messages.send(Message::Evaluated { index, answer: asked.answer(&history) });
         });
     }
 
     fn on_message(&mut self, message: Message) -> Result<(), JournalError> {
         self.moved = true;
         match message {
-            Message::Evaluated { index, found: Ok(Found::Hit(record)), .. } => self.on_hit(index, *record),
-            Message::Evaluated { index, found: Ok(Found::Miss(_)), why } => {
+            Message::Evaluated { index, answer } => self.on_answer(index, answer),
+            Message::Committed { index, result: Ok(result), seconds } => self.on_committed(index, result, seconds),
+            Message::Committed { index, result: Err(error), .. } => self.on_failure(index, error),
+        }
+    }
+
+    fn on_answer(&mut self, index: usize, answer: Result<Answer, StageError>) -> Result<(), JournalError> {
+        match answer {
+            Ok(Answer::Hit(record)) => self.on_hit(index, *record),
+            Ok(Answer::Miss { why, claim }) => {
                 let key = self.nodes[index].keyed.as_ref().expect("evaluated with a key").key;
+                self.nodes[index].claim = claim;
                 self.emit(RunEvent::StageMissed { stage: self.id(index), key, why })?;
                 self.want(index);
                 Ok(())
             }
-            Message::Evaluated { index, found: Err(error), .. } => self.fail(index, Failure::of(record_error(&error))),
-            Message::Committed { index, result: Ok(result), seconds } => self.on_committed(index, result, seconds),
-            Message::Committed { index, result: Err(error), .. } => self.on_failure(index, error),
+            Ok(Answer::Elsewhere) if self.stopping.is_some() => {
+                self.nodes[index].phase = Phase::Wanted;
+                Ok(())
+            }
+            Ok(Answer::Elsewhere) => {
+                self.nodes[index].phase = Phase::Elsewhere;
+                self.timers.insert((Instant::now() + ASK_AGAIN, Timer::AskAgain(index)));
+                let line = "another run is working on the same action; waiting for its result".to_owned();
+                self.emit(RunEvent::StageLog { stage: self.id(index), line })
+            }
+            Err(error) => self.fail(index, Failure::of(error)),
         }
     }
 
@@ -241,7 +255,6 @@ impl Dispatcher {
         node.identity = Some(crate::plan::Outputs::Artifacts(record.outputs.clone()));
         node.artifacts.clone_from(&record.outputs);
         let key = record.key();
-        self.leaders.entry(key).or_insert(index);
         let key = Some(key);
         self.emit(RunEvent::StageHit { stage: self.id(index), key, outputs: record.outputs })
     }
@@ -295,13 +308,6 @@ impl Dispatcher {
                 Ok(())
             }
             Outcome::Failed(error) => self.on_failure(index, error),
-            Outcome::Superseded => {
-                let error = StageError::transient("another process worked on the same action");
-                let (stage, attempt) = (self.id(index), self.nodes[index].attempts);
-                self.emit(RunEvent::StageRetrying { stage, attempt, failure: Failure::of(error), wait_s: 0.0 })?;
-                self.evaluate(index);
-                Ok(())
-            }
         }
     }
 
@@ -339,6 +345,7 @@ impl Dispatcher {
         let never = self.set.workflow.stage_of(&self.set.workflow.instances()[index]).cache() == CachePolicy::Never;
         let node = &mut self.nodes[index];
         node.phase = Phase::Ran;
+        node.claim = None;
         if !never {
             node.identity = Some(crate::plan::Outputs::Artifacts(node.artifacts.clone()));
         }
@@ -380,6 +387,7 @@ impl Dispatcher {
         self.some_failed = true;
         let node = &mut self.nodes[index];
         node.phase = Phase::Failed;
+        node.claim = None;
         node.failure = Some(failure.clone());
         let attempt = if node.attempt.is_some() { node.attempts } else { 0 };
         let stage = self.id(index);
@@ -397,6 +405,7 @@ impl Dispatcher {
             self.moved = true;
             match timer {
                 Timer::Retry(index) => self.nodes[index].phase = Phase::Wanted,
+                Timer::AskAgain(index) => self.evaluate(index),
                 Timer::Timeout(index, id) => {
                     if let Some(attempt) = &mut self.nodes[index].attempt {
                         attempt.timed_out = true;
@@ -430,6 +439,10 @@ impl Dispatcher {
             self.cancel(&id);
         }
         for index in 0..self.nodes.len() {
+            if self.nodes[index].phase == Phase::Elsewhere {
+                self.timers.retain(|(_, t)| *t != Timer::AskAgain(index));
+                self.nodes[index].phase = Phase::Wanted;
+            }
             if self.nodes[index].phase == Phase::Backoff {
                 self.timers.retain(|(_, t)| *t != Timer::Retry(index));
                 self.nodes[index].phase = Phase::Interrupted;

@@ -82,8 +82,6 @@ pub struct Intent {
     pub store: PathBuf,
     /// Where the attempt's log goes.
     pub log: PathBuf,
-    /// Whether an equal action elsewhere would do as well: then one that has just ended elsewhere is looked up again.
-    pub reusable: bool,
     /// Wished milliseconds between checkpoints.
     pub checkpoint_every_ms: Option<u64>,
 }
@@ -95,8 +93,6 @@ pub enum Outcome {
     Done(BTreeMap<String, ArtifactId>),
     /// It failed.
     Failed(StageError),
-    /// Another process worked on the same key meanwhile; its result may be there now.
-    Superseded,
 }
 
 /// What an executor tells about an attempt.

@@ -113,7 +113,7 @@ impl Dispatcher {
                 self.leases.kept.push(KeptLease { run: self.set.run.clone(), stage: stage.clone(), error: error.clone() });
                 self.emit(RunEvent::LeaseKept { stage, error })
             }
-            Outcome::Done(_) | Outcome::Superseded => {
+            Outcome::Done(_) => {
                 self.leases.held.remove(&index);
                 self.emit(RunEvent::LeaseReleased { stage })
             }
@@ -147,7 +147,6 @@ fn release_intent(
         cpus: 1,
         store: store.root().to_owned(),
         log: log_path(logs, stage, lease.attempt).with_extension("release.log"),
-        reusable: false,
         checkpoint_every_ms: None,
     }
 }

@@ -174,7 +174,6 @@ impl Supervised {
             Ok(Say::Event { report }) => self.report(report),
             Ok(Say::Done { outputs }) => heard.outcome = Some(Outcome::Done(outputs)),
             Ok(Say::Failed { error }) => heard.outcome = Some(Outcome::Failed(error)),
-            Ok(Say::Superseded) => heard.outcome = Some(Outcome::Superseded),
             // A library that prints to standard output.
             Err(_) => {
                 let shown = &text[..text.len().min(LOG_LINE)];

@@ -1,6 +1,8 @@
 //! Running a workflow: one dispatcher decides, executors act.
 
+mod ask;
 mod attempt;
+mod claim;
 mod commit;
 mod dispatcher;
 mod engine;

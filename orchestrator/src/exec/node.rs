@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sprint_artifacts::ArtifactId;
 use tokio::time::Instant;
 
+use super::claim::Claim;
 use super::limits::Share;
 use super::retry::Failure;
 use crate::plan::{Keyed, Outputs};
@@ -18,6 +19,10 @@ pub(super) enum Phase {
     Waiting,
     /// Its key is known; the store is being asked.
     Evaluating,
+    /// Another instance with the same key does the work.
+    Following,
+    /// Another run does the work; the store is asked again after a while.
+    Elsewhere,
     /// Never reused, and nobody has asked for it yet.
     Optional,
     /// It has to run, as soon as its producers are there and it fits.
@@ -45,7 +50,7 @@ pub(super) enum Phase {
 impl Phase {
     /// Whether something is under way that will report.
     pub(super) fn is_active(self) -> bool {
-        matches!(self, Self::Evaluating | Self::Backoff | Self::Running | Self::Committing)
+        matches!(self, Self::Evaluating | Self::Elsewhere | Self::Backoff | Self::Running | Self::Committing)
     }
 
     /// Whether nothing more happens to it.
@@ -81,6 +86,8 @@ pub(super) struct Node {
     pub(super) failures: u32,
     pub(super) attempt: Option<Attempt>,
     pub(super) failure: Option<Failure>,
+    /// Held from the last look into the store until the result is there.
+    pub(super) claim: Option<Claim>,
 }
 
 /// The attempt under way.
@@ -105,6 +112,7 @@ impl Node {
             failures: 0,
             attempt: None,
             failure: None,
+            claim: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! orchestrator → worker   {request}  then at most {"control":"cancel"}; end of file means: the orchestrator is gone, exit
-//! worker → orchestrator   {"say":"event",…}*  {"say":"done"|"failed"|"superseded",…}
+//! worker → orchestrator   {"say":"event",…}*  {"say":"done"|"failed",…}
 //! ```
 
 use std::collections::BTreeMap;
@@ -38,7 +38,6 @@ pub(super) struct Request {
     pub(super) base: PathBuf,
     pub(super) cpus: usize,
     pub(super) store: PathBuf,
-    pub(super) reusable: bool,
     pub(super) checkpoint_every_ms: Option<u64>,
 }
 
@@ -60,7 +59,6 @@ impl Request {
             base: intent.base.clone(),
             cpus: intent.cpus,
             store: intent.store.clone(),
-            reusable: intent.reusable,
             checkpoint_every_ms: intent.checkpoint_every_ms,
         }
     }
@@ -80,7 +78,6 @@ pub(super) enum Say {
     Event { report: StageEvent },
     Done { outputs: BTreeMap<String, ArtifactId> },
     Failed { error: StageError },
-    Superseded,
 }
 
 /// One value as a line.

@@ -23,6 +23,7 @@ impl Dispatcher {
                 match self.nodes[index].phase {
                     Phase::Waiting => self.try_key(index)?,
                     Phase::Wanted => starts.extend(self.try_start(index)?),
+                    Phase::Following => self.follow(index)?,
                     _ => {}
                 }
             }
@@ -88,7 +89,6 @@ impl Dispatcher {
     }
 
     fn block(&mut self, index: usize, by: &[usize]) -> Result<(), JournalError> {
-        // An instance between two attempts has its failure already.
         self.nodes[index].phase = Phase::Blocked;
         let by = by.iter().map(|p| self.id(*p)).collect();
         self.emit(RunEvent::StageBlocked { stage: self.id(index), by })
@@ -111,7 +111,7 @@ impl Dispatcher {
             return Ok(None);
         }
         let no_new = self.stopping.is_some() || (self.some_failed && !self.set.keep_going);
-        if no_new || !self.nodes[index].before.iter().all(|p| self.nodes[*p].phase.has_artifacts()) || self.follows(index)? {
+        if no_new || !self.nodes[index].before.iter().all(|p| self.nodes[*p].phase.has_artifacts()) {
             return Ok(None);
         }
         let workflow = self.set.workflow.clone();
@@ -138,7 +138,6 @@ impl Dispatcher {
             self.timers.insert((now + limit, Timer::Timeout(index, intent.id.clone())));
         }
         self.running.insert(intent.id.clone(), index);
-        self.leaders.insert(intent.key, index);
         let node = &mut self.nodes[index];
         node.phase = Phase::Running;
         node.attempts = intent.attempt;
@@ -153,25 +152,20 @@ impl Dispatcher {
         Ok(Some(intent))
     }
 
-    /// Whether another instance with the same key does the work. Its result is looked up when it is there; its failure is shared.
-    fn follows(&mut self, index: usize) -> Result<bool, JournalError> {
-        if self.policy(index) == CachePolicy::Never {
-            return Ok(false);
-        }
-        let key = self.nodes[index].keyed.as_ref().expect("wanted once its key is known").key;
-        let Some(leader) = self.leaders.get(&key).copied().filter(|leader| *leader != index) else { return Ok(false) };
+    /// What becomes of an instance whose key another one works on: it takes its result when that is there, and shares its failure.
+    fn follow(&mut self, index: usize) -> Result<(), JournalError> {
+        let key = self.nodes[index].keyed.as_ref().expect("follows once its key is known").key;
+        let leader = self.leaders.get(&key).copied().expect("what is followed is known");
         match self.nodes[leader].phase {
-            Phase::Ran | Phase::Hit => {
-                self.evaluate(index);
-                Ok(true)
-            }
+            Phase::Ran | Phase::Hit => self.evaluate(index),
             Phase::Failed => {
                 let failure = self.nodes[leader].failure.clone().expect("a failed instance has its failure");
                 self.fail(index, failure)?;
-                Ok(true)
             }
-            phase => Ok(phase.is_active()),
+            Phase::Blocked | Phase::Interrupted => self.block(index, &[leader])?,
+            _ => {}
         }
+        Ok(())
     }
 
     fn intent(&self, index: usize, cpus: usize) -> Intent {
@@ -197,7 +191,6 @@ impl Dispatcher {
             cpus,
             store: self.set.store.root().to_owned(),
             log: super::log_path(&self.set.logs, instance.id(), attempt),
-            reusable: stage.cache() == CachePolicy::Always,
             checkpoint_every_ms: stage.checkpoint.every.map(|d| d.as_millis() as u64),
         }
     }
@@ -237,12 +230,12 @@ impl Dispatcher {
         }
         for index in 0..self.nodes.len() {
             match self.nodes[index].phase {
-                Phase::Waiting | Phase::Wanted if self.nodes[index].attempt.is_some() => {
+                Phase::Waiting | Phase::Wanted | Phase::Following if self.nodes[index].attempt.is_some() => {
                     self.nodes[index].phase = Phase::Interrupted;
                     let (stage, attempt) = (self.id(index), self.nodes[index].attempts);
                     self.emit(RunEvent::StageInterrupted { stage, attempt })?;
                 }
-                Phase::Waiting | Phase::Wanted => {
+                Phase::Waiting | Phase::Wanted | Phase::Following => {
                     let dead: Vec<usize> = {
                         let before = self.nodes[index].before.iter().copied();
                         before.filter(|p| self.nodes[*p].phase == Phase::Failed).collect()

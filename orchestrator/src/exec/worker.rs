@@ -42,7 +42,6 @@ pub fn worker_main(registry: &Registry, input: impl Read + Send + 'static, outpu
     out.say(&match outcome {
         Outcome::Done(outputs) => Say::Done { outputs },
         Outcome::Failed(error) => Say::Failed { error },
-        Outcome::Superseded => Say::Superseded,
     });
     0
 }

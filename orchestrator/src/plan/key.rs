@@ -144,7 +144,7 @@ mod tests {
         let frozen = [
             "b3:fc6b58dc8851e582e304026a962e6e22efca89016e668573b59307f4f23d31db",
             "b3:6ee617cf8cb90cb8de6635f3b0b8316dd973aa397db8bebf06552e936dacb7cb",
-            "b3:0000000000000000000000000000000000000000000000000000000000000000",
+            "b3:8f5a5f323365279eafe216e303bbd87b15060bff74b9cf2802ca2b8875e6144c",
         ];
         assert_eq!(found, frozen);
     }
