@@ -66,7 +66,7 @@ pub(crate) fn discretise(step: &SubsampledGaussian, h: f64, bounds: (f64, f64), 
         mass.pop();
     }
     // The P-mass below the range moves to the first grid point at or above its supremum: upwards.
-    mass[1] += tail;
+    mass[1] += (1.0 - step.q) * ndtr(z_low / step.sigma) + step.q * ndtr((z_low - 1.0) / step.sigma);
     let total: f64 = mass.iter().sum::<f64>() + tail;
     if total < 1.0 {
         for m in &mut mass {
