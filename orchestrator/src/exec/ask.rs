@@ -7,7 +7,7 @@ use sprint_stage_api::{CachePolicy, StageError};
 
 use super::claim::Claim;
 use super::commit::record_error;
-use crate::plan::{Found, History, Keyed, look_up};
+use crate::plan::{Found, History, Keyed, look_up, reasons};
 use crate::workflow::Workflow;
 
 /// What the store says about an instance.
@@ -39,9 +39,9 @@ impl Asked<'_> {
             let (spec, policy) = (stage.kind().spec(), stage.cache());
             look_up(self.store, spec, policy, &self.keyed.key, Some(self.run), Check::Full).map_err(|e| record_error(&e))
         };
-        let reasons = match look()? {
+        let faults = match look()? {
             Found::Hit(record) => return Ok(Answer::Hit(record)),
-            Found::Miss(reasons) => reasons,
+            Found::Miss(faults) => faults,
         };
         let mut claim = None;
         if stage.cache() == CachePolicy::Always {
@@ -54,15 +54,16 @@ impl Asked<'_> {
                 return Ok(Answer::Hit(record));
             }
         }
-        let why = if reasons.is_empty() { self.changes(history) } else { reasons };
+        let why = if faults.is_empty() { self.changes(history) } else { faults };
         Ok(Answer::Miss { why, claim })
     }
 
     /// What differs from the nearest earlier result. Explaining must not fail the run: without a history, everything is new.
     fn changes(&self, history: &OnceLock<History>) -> Vec<String> {
         let history = history.get_or_init(|| History::load(self.store).unwrap_or_default());
-        match history.changes(self.workflow.instances()[self.index].id(), &self.keyed.preimage) {
-            Some(changes) => changes.iter().map(ToString::to_string).collect(),
+        let instance = &self.workflow.instances()[self.index];
+        match history.changes(instance.id(), &self.keyed.preimage) {
+            Some(changes) => reasons(self.workflow, instance, &changes),
             None => vec!["never ran before".to_owned()],
         }
     }

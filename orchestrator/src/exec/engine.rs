@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sprint_artifacts::runs::RunError as RunDirError;
 use sprint_artifacts::{ArtifactId, Owner, RunDir, RunId, Secrecy, Store};
-use sprint_stage_api::{ErrorClass, Registry};
+use sprint_stage_api::ErrorClass;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -18,12 +18,11 @@ use super::lease::{KeptLease, reap};
 use super::limits::Capacity;
 use super::node::{Node, Phase};
 use super::retry::Failure;
-use crate::diagnostic::Diagnostics;
 use crate::event::{OutputRef, RunEvent, RunFinished, RunStatus, StageCounts};
 use crate::exit::ExitCode;
 use crate::journal::{Journal, JournalError};
 use crate::plan::{NothingSelected, select};
-use crate::resume::{RequestError, RunRequest, continued_by, resumable, unfinished};
+use crate::resume::{RequestError, RunRequest, continued_by, unfinished};
 use crate::workflow::{InstanceId, Selector, Workflow};
 
 /// What the composition root knows about the world, so that this crate need not ask.
@@ -118,12 +117,9 @@ pub enum RunError {
         /// Why.
         source: RunDirError,
     },
-    /// There is nothing to resume, or it cannot be read.
+    /// What the run was asked to do cannot be read.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The workflow that the run began with is not valid for this program.
-    #[error("{0}")]
-    Workflow(Diagnostics),
     /// The store cannot list its runs.
     #[error("the store's runs cannot be read")]
     Runs(#[source] RunDirError),
@@ -137,7 +133,7 @@ impl RunError {
     pub fn exit(&self) -> ExitCode {
         use sprint_artifacts::runs::LogError;
         match self {
-            Self::Nothing(_) | Self::Request(_) | Self::Workflow(_) => ExitCode::Usage,
+            Self::Nothing(_) | Self::Request(_) => ExitCode::Usage,
             Self::Run { source: RunDirError::Locked { .. }, .. } => ExitCode::Locked,
             Self::Journal(JournalError::Log(LogError::DiskFull { .. })) => ExitCode::Refused,
             Self::Journal(JournalError::Log(LogError::Io { .. } | LogError::Poisoned { .. }))
@@ -183,21 +179,19 @@ impl Engine {
         self.drive(&run, &request, workflow, options, events, interrupts).await
     }
 
-    /// Continues a run, by default the newest unfinished one, with the workflow, selection and salt that it began with, whatever
-    /// became of the files since.
+    /// Continues the run `id`, finished or not. `workflow`, and the selection and salt of `options`, are those of its
+    /// [`RunRequest`]: [`resumable`](crate::resumable) finds it and [`Workflow::from_inputs`] reads it, whatever became of the files since.
     pub async fn resume(
         &self,
-        id: Option<&RunId>,
-        registry: &Registry,
+        id: &RunId,
+        workflow: Arc<Workflow>,
         options: &RunOptions,
         events: mpsc::UnboundedSender<RunEvent>,
         interrupts: mpsc::UnboundedReceiver<Interrupt>,
     ) -> Result<RunReport, RunError> {
-        let (run, request) = resumable(&self.store, id)?;
-        let workflow = Workflow::from_inputs(request.workflow.clone(), registry).map_err(RunError::Workflow)?;
-        let only = request.only.iter().filter_map(|s| s.parse().ok()).collect();
-        let options = RunOptions { only, salt: request.salt.clone(), ..options.clone() };
-        self.drive(&run, &request, Arc::new(workflow), &options, events, interrupts).await
+        let run = self.store.run(id).map_err(|source| RunError::Run { id: id.to_string(), source })?;
+        let request = RunRequest::read(&run)?;
+        self.drive(&run, &request, workflow, options, events, interrupts).await
     }
 
     fn owner(&self) -> Owner {

@@ -181,3 +181,87 @@ impl StageRecord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sprint_artifacts::{ActionKey, Digest, ResultId};
+    use sprint_stage_api::StageError;
+
+    fn id() -> InstanceId {
+        "tune[epsilon=8]".parse().expect("an instance")
+    }
+
+    fn key() -> ActionKey {
+        ActionKey::new(Digest::of(b"key"))
+    }
+
+    fn started(attempt: u32, lease: bool) -> RunEvent {
+        let intent = LeaseIntent {
+            kind: "provision".to_owned(),
+            version: 1,
+            params: serde_json::json!({}),
+            inputs: BTreeMap::new(),
+            base: "/w".into(),
+        };
+        RunEvent::StageStarted { stage: id(), key: key(), attempt, lease: lease.then(|| Box::new(intent)) }
+    }
+
+    fn committed(attempt: u32) -> RunEvent {
+        let result = ResultId::new(Digest::of(b"record"));
+        RunEvent::StageCommitted { stage: id(), key: key(), attempt, result, outputs: BTreeMap::new(), seconds: 1.5 }
+    }
+
+    fn failed(attempt: u32) -> RunEvent {
+        RunEvent::StageFailed { stage: id(), attempt, failure: Failure::of(StageError::permanent("no")), log: None }
+    }
+
+    fn session() -> RunEvent {
+        RunEvent::RunStarted { run: "r".to_owned(), workflow: "w".to_owned(), total: 1, resumed: false }
+    }
+
+    fn fold(events: &[RunEvent]) -> Result<RunState, IllegalEvent> {
+        let mut state = RunState::default();
+        events.iter().try_for_each(|e| state.apply(e))?;
+        Ok(state)
+    }
+
+    #[test]
+    fn nothing_follows_a_final_state_within_a_session() {
+        let hit = RunEvent::StageHit { stage: id(), key: None, outputs: BTreeMap::new() };
+        let ends = [vec![started(1, false), committed(1)], vec![hit.clone()], vec![started(1, false), failed(1)]];
+        for end in ends {
+            for next in [started(2, false), committed(2), failed(2), hit.clone()] {
+                let events: Vec<RunEvent> = [session()].into_iter().chain(end.clone()).chain([next]).collect();
+                assert!(fold(&events).is_err(), "{events:#?}");
+            }
+        }
+        assert!(fold(&[session(), committed(1)]).is_err(), "nothing commits that was not started");
+    }
+
+    #[test]
+    fn attempts_count_on_over_sessions() {
+        let state = fold(&[session(), started(1, false), session(), started(2, false), committed(2)]).expect("legal");
+        let record = &state.stages[&id()];
+        assert_eq!((record.status, record.attempts, record.seconds), (StageStatus::Committed, 2, Some(1.5)));
+        assert_eq!(state.sessions, 2);
+    }
+
+    #[test]
+    fn a_lease_is_open_from_its_intent_until_it_is_given_back() {
+        let mut events = vec![session(), started(1, true)];
+        assert_eq!(fold(&events).expect("legal").leases[&id()].attempt, 1, "a crash right after the intent may have taken it");
+        events.extend([committed(1), session()]);
+        assert!(fold(&events).expect("legal").leases.contains_key(&id()));
+        events.push(RunEvent::LeaseReleased { stage: id() });
+        assert!(fold(&events).expect("legal").leases.is_empty());
+    }
+
+    #[test]
+    fn events_read_back_as_written() {
+        for event in [session(), started(3, true), committed(3), failed(3)] {
+            let text = serde_json::to_string(&event).expect("plain data");
+            assert_eq!(serde_json::from_str::<RunEvent>(&text).expect("reads back"), event, "{text}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sprint_artifacts::encode::{Difference, differences};
 use sprint_artifacts::{RecordError, Store, StoredResult, Value};
 
-use crate::workflow::InstanceId;
+use crate::workflow::{Instance, InstanceId, Workflow};
 
 /// How many earlier results of a kind are compared.
 const CANDIDATES: usize = 256;
@@ -58,6 +58,18 @@ impl History {
         let nearest = compared.min_by_key(Vec::len)?;
         Some(nearest.into_iter().map(change).collect())
     }
+}
+
+/// The changes in words; a changed input names the stages it comes from.
+pub(crate) fn reasons(workflow: &Workflow, instance: &Instance, changes: &[Change]) -> Vec<String> {
+    let from = |change: &Change| {
+        let port = change.path.strip_prefix("inputs.")?.split(['.', '[']).next()?;
+        let edges = instance.inputs().get(port)?;
+        let mut stages: Vec<&str> = edges.iter().map(|e| workflow.instances()[e.instance].id().stage()).collect();
+        stages.dedup();
+        Some(format!("{change} (from {})", stages.join(", ")))
+    };
+    changes.iter().map(|c| from(c).unwrap_or_else(|| c.to_string())).collect()
 }
 
 fn change(d: Difference) -> Change {

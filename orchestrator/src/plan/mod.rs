@@ -10,11 +10,12 @@ use serde::Serialize;
 use sprint_artifacts::{ActionKey, Check, RecordError, Store};
 use sprint_stage_api::{CachePolicy, Effect};
 
+pub(crate) use explain::reasons;
 pub use explain::{Change, History};
 pub(crate) use key::Keyed;
 pub(crate) use resolve::{Found, Outputs, key_of, look_up};
 
-use crate::workflow::{InstanceId, Selector, Workflow};
+use crate::workflow::{Instance, InstanceId, Selector, Workflow};
 
 /// Whether an instance would run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -180,24 +181,29 @@ impl Planner<'_> {
                         planned.state = PlanState::Hit;
                         self.outputs[index] = Some(Outputs::Artifacts(record.outputs));
                     }
-                    Found::Miss(reasons) => (planned.why, planned.changes) = self.why(&instance.id, &keyed, reasons)?,
+                    Found::Miss(reasons) => (planned.why, planned.changes) = self.why(instance, &keyed, reasons)?,
                 }
             }
         }
         Ok(planned)
     }
 
-    fn why(&mut self, id: &InstanceId, keyed: &Keyed, reasons: Vec<String>) -> Result<(Vec<String>, Vec<Change>), RecordError> {
+    fn why(
+        &mut self,
+        instance: &Instance,
+        keyed: &Keyed,
+        reasons: Vec<String>,
+    ) -> Result<(Vec<String>, Vec<Change>), RecordError> {
         if !reasons.is_empty() {
             return Ok((reasons, Vec::new()));
         }
         if self.history.is_none() {
             self.history = Some(self.store.map(History::load).transpose()?.unwrap_or_default());
         }
-        let changes = self.history.as_ref().and_then(|h| h.changes(id, &keyed.preimage));
+        let changes = self.history.as_ref().and_then(|h| h.changes(instance.id(), &keyed.preimage));
         Ok(match changes {
             None => (vec!["never ran before".to_owned()], Vec::new()),
-            Some(changes) => (changes.iter().map(ToString::to_string).collect(), changes),
+            Some(changes) => (explain::reasons(self.workflow, instance, &changes), changes),
         })
     }
 

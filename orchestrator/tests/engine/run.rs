@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use sprint_orchestrator::{ExitCode, Interrupt, RunEvent, RunStatus};
+use sprint_orchestrator::{ExitCode, Interrupt, RunEvent, RunStatus, Workflow};
 
 use crate::world::{World, files_below};
 
@@ -405,13 +405,14 @@ fn resume_goes_on_with_the_workflow_the_run_began_with() {
     fs::remove_file(world.path("s.yaml")).unwrap();
     let engine = world.engine(world.in_process());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let resume = || {
-        let (events, _) = tokio::sync::mpsc::unbounded_channel();
-        let (_, interrupts) = tokio::sync::mpsc::unbounded_channel();
-        runtime.block_on(engine.resume(None, &world.registry, &world.options, events, interrupts))
-    };
-    let report = resume().unwrap();
+    let store = world.store();
+    let (run, request) = sprint_orchestrator::resumable(&store, None).unwrap();
+    let workflow = Workflow::from_inputs(request.workflow, &world.registry).unwrap();
+    let (events, _) = tokio::sync::mpsc::unbounded_channel();
+    let (_, interrupts) = tokio::sync::mpsc::unbounded_channel();
+    let resume = engine.resume(run.id(), workflow.into(), &world.options, events, interrupts);
+    let report = runtime.block_on(resume).unwrap();
     assert_eq!((report.exit, &report.finished.run), (ExitCode::Done, &first.report.finished.run));
     assert_eq!(world.lines("steps.log").len(), 5);
-    assert_eq!(resume().unwrap_err().to_string(), "no run is unfinished");
+    assert_eq!(sprint_orchestrator::resumable(&store, None).unwrap_err().to_string(), "no run is unfinished");
 }

@@ -56,3 +56,52 @@ impl Registry {
         self.kinds.values()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CachePolicy, Effect, ParamProblem, StageContext, StageError, StageOutputs, StageSpec};
+
+    struct Empty(StageSpec);
+
+    impl Stage for Empty {
+        fn spec(&self) -> &StageSpec {
+            &self.0
+        }
+
+        fn normalise(&self, params: &serde_json::Value) -> Result<serde_json::Value, Vec<ParamProblem>> {
+            Ok(params.clone())
+        }
+
+        fn run(&self, _ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
+            Ok(StageOutputs::new())
+        }
+    }
+
+    fn stage(kind: &'static str, version: u32) -> Arc<dyn Stage> {
+        Arc::new(Empty(StageSpec {
+            kind,
+            version,
+            about: "",
+            inputs: vec![],
+            outputs: vec![],
+            effect: Effect::Pure,
+            cache: CachePolicy::Always,
+            code_digest: "",
+            params_schema: serde_json::Value::Null,
+        }))
+    }
+
+    #[test]
+    fn a_kind_without_version_is_its_newest() {
+        let mut registry = Registry::new();
+        for (kind, version) in [("b", 2), ("a", 1), ("b", 10), ("b", 1)] {
+            registry.register(stage(kind, version)).expect("distinct");
+        }
+        assert_eq!(registry.get("b", None).map(|s| s.spec().version), Some(10));
+        assert_eq!(registry.get("b", Some(2)).map(|s| s.spec().version), Some(2));
+        assert!(registry.get("b", Some(3)).is_none() && registry.get("c", None).is_none());
+        assert_eq!(registry.versions("b").map(|s| s.spec().version).collect::<Vec<_>>(), [1, 2, 10]);
+        assert_eq!(registry.register(stage("a", 1)), Err(RegistryError::Duplicate { kind: "a", version: 1 }));
+    }
+}
