@@ -173,7 +173,7 @@ impl Auditor<'_> {
                 sum += self.release(&gradients)?[0];
             }
             let n = self.config.steps as f64;
-            // The grid may lower a clipped norm by √d/2^{k+1}, below 1e-3 of C in every admitted configuration of 16 or more bits.
+            // The grid lowers a clipped norm by (√d/2 + 1)/2ᵏ of C, at most 1/64 in an admitted configuration.
             let allowed = want * unit * 0.02;
             let off = ((sum / n - want * unit).abs() - allowed).max(0.0) * n.sqrt();
             worst = worst.max(off);

@@ -113,6 +113,8 @@ pub struct RunTerms {
 #[must_use = "a charge is spent whether or not it is used"]
 pub struct Charge {
     body: ChargeBody,
+    bits: GridBits,
+    dimension: u64,
 }
 
 impl Charge {
@@ -144,6 +146,16 @@ impl Charge {
     /// The charged clipping norm.
     pub fn clip(&self) -> ClipNorm {
         self.body.clip
+    }
+
+    /// The grid of the run's terms.
+    pub fn bits(&self) -> GridBits {
+        self.bits
+    }
+
+    /// Trainable coordinates of the run's terms.
+    pub fn dimension(&self) -> u64 {
+        self.dimension
     }
 
     /// The public name of the key whose noise this pays for.
@@ -329,7 +341,7 @@ impl<S: LedgerSink> Ledger<S> {
         self.append(&Body::Charge(body.clone()))?;
         self.count(body.q, body.sigma);
         self.attempts.insert((body.run.clone(), step), attempt + 1);
-        Ok(Charge { body })
+        Ok(Charge { body, bits: run.bits, dimension: run.dimension })
     }
 
     /// Makes sure that one more step fits under the limit. Looks as many steps ahead as fit, so that most charges cost nothing.

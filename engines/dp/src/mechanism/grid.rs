@@ -276,6 +276,8 @@ impl GridMechanism {
         check("sigma", charge.sigma().to_string(), self.config.sigma.to_string())?;
         check("clip", charge.clip().to_string(), self.config.clip.to_string())?;
         check("key_id", charge.key_id().to_string(), source.key_id().to_string())?;
+        check("grid_bits", charge.bits().get().to_string(), self.config.bits.get().to_string())?;
+        check("dimension", charge.dimension().to_string(), self.sums.len().to_string())?;
         let mut stream = source.noise(charge.step(), charge.attempt());
         let gamma = self.config.clip.get() / self.config.bits.steps();
         let noisy = |sum: &mut i64| {

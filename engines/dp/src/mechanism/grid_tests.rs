@@ -103,12 +103,15 @@ fn a_release_needs_a_charge_for_the_same_noise_clip_and_key() {
     for (field, wrong, other) in [
         ("sigma", config(1.0, 2.0, 20), RandomSource::reproducible(1)),
         ("clip", config(0.5, 1.0, 20), RandomSource::reproducible(1)),
+        ("grid_bits", config(1.0, 1.0, 21), RandomSource::reproducible(1)),
         ("key_id", right, RandomSource::reproducible(2)),
     ] {
         let charge = ledger(wrong, 4, &other).charge(0).unwrap();
         let error = mechanism.finish(charge, &source).unwrap_err();
         assert!(matches!(error, MechanismError::Charge { field: got, .. } if got == field), "{error}");
     }
+    let charge = ledger(right, 3, &source).charge(0).unwrap();
+    assert!(matches!(mechanism.finish(charge, &source), Err(MechanismError::Charge { field: "dimension", .. })));
     let charge = ledger(right, 4, &source).charge(0).unwrap();
     let sum = mechanism.finish(charge, &source).unwrap();
     assert!(!sum.is_private());
