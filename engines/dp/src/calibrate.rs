@@ -8,6 +8,8 @@ use crate::accountant::{self, AccountantError, SIGMA_MAX, SIGMA_MIN, Segment, pl
 use crate::budget::{BudgetError, Delta, Epsilon, NoiseMultiplier, SamplingRate, Steps};
 use crate::mechanism::{self, Claim, GridBits};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 /// σ is stored with four decimals.
 const DECIMALS: f64 = 1e4;
@@ -67,14 +69,22 @@ pub fn sigma(
         all.push(Segment { q, sigma: NoiseMultiplier::new(sigma)?, steps });
         Ok(all)
     };
-    let exact = |ticks: u64| by.epsilon(&with(ticks as f64 / DECIMALS)?, delta);
+    let known = RefCell::new(BTreeMap::new());
+    let exact = |ticks: u64| -> Result<f64, AccountantError> {
+        if let Some(value) = known.borrow().get(&ticks) {
+            return Ok(*value);
+        }
+        let value = by.epsilon(&with(ticks as f64 / DECIMALS)?, delta)?;
+        known.borrow_mut().insert(ticks, value);
+        Ok(value)
+    };
     let start = guess(&with, epsilon.get(), delta.get())?;
     let ticks = |sigma: f64| (sigma * DECIMALS).ceil() as u64;
     let (least, most) = (ticks(SIGMA_MIN), ticks(SIGMA_MAX));
 
     // Bracket [low, high] around the guess, in units of the last stored decimal, with ε(low) > target ≥ ε(high).
-    let (mut low, mut high, mut factor) = (None, None, 1.004_f64);
-    let mut at = ticks(start).clamp(least, most);
+    let (mut low, mut high, mut factor) = (None, None, 1.002_f64);
+    let mut at = approach(&exact, epsilon.get(), ticks(start).clamp(least, most), least, most)?;
     while low.is_none() || high.is_none() {
         let value = exact(at)?;
         if value <= epsilon.get() {
@@ -97,6 +107,30 @@ pub fn sigma(
         shrink(&exact, epsilon.get(), &mut below, &mut best)?;
     }
     Ok(NoiseMultiplier::new(best.0 as f64 / DECIMALS)?)
+}
+
+/// Steps from the guess towards the target along a power law ε ∝ σ^{−s}, the exponent taken from the last two points.
+fn approach(
+    exact: &dyn Fn(u64) -> Result<f64, AccountantError>,
+    target: f64,
+    mut at: u64,
+    least: u64,
+    most: u64,
+) -> Result<u64, AccountantError> {
+    let (mut exponent, mut previous) = (1.5, None::<(f64, f64)>);
+    for _ in 0..4 {
+        let value = exact(at)?;
+        if value <= 0.0 || (value / target - 1.0).abs() < 2e-3 {
+            break;
+        }
+        let here = ((at as f64).ln(), value.ln());
+        if let Some(last) = previous.filter(|last| (last.0 - here.0).abs() > 1e-9) {
+            exponent = (-(here.1 - last.1) / (here.0 - last.0)).clamp(0.3, 60.0);
+        }
+        previous = Some(here);
+        at = ((at as f64 * (value / target).powf(1.0 / exponent)).round() as u64).clamp(least, most);
+    }
+    Ok(at)
 }
 
 /// Narrows (below, best] by regula falsi with bisection as a guard, to one stored decimal or 10⁻⁴ of σ.
