@@ -1,1 +1,35 @@
-//! sprint-train.
+//! Differentially private fine-tuning on burn: exact per-example gradients in one backward pass, a trainer whose budget survives
+//! crashes, and forward passes of the same model definition.
+//!
+//! *Security invariants.* Noise and sampling come from `sprint-dp` alone, never from burn's generators; every noisy step is journalled before
+//! its noise is drawn; nothing but the trained parameters leaves a private run (no losses, no batch sizes); snapshots hold no keys.
+
+mod config;
+mod device;
+mod dropout;
+mod engine;
+mod eval;
+mod init;
+mod layout;
+mod loss;
+mod optim;
+mod per_sample;
+mod schedule;
+mod snapshot;
+mod start;
+mod trainer;
+mod validate;
+mod workers;
+
+pub use config::{FunctionsConfig, HeadConfig, LoraConfig, PrivacyConfig, Sampling, TrainConfig, TuningConfig};
+pub use device::{Backend, BackendKind, BackendMissing};
+pub use engine::EngineError;
+pub use eval::{EvalError, Evaluator, HiddenState, hidden_states, predict};
+pub use init::AInit;
+pub use layout::Layout;
+pub use optim::{Optimiser, OptimiserConfig};
+pub use schedule::{Decay, Schedule};
+pub use snapshot::SnapshotError;
+pub use sprint_dp::report::PrivacyReport;
+pub use trainer::{Accounting, HistoryEntry, Progress, TrainError, TrainInputs, TrainObserver, TrainedModel, Unobserved, train};
+pub use validate::{ConfigError, Problem};

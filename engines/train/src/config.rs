@@ -1,0 +1,231 @@
+//! What a user asks of a fine-tuning run.
+
+use serde::{Deserialize, Serialize};
+use sprint_model::{Activation, HeadSpec, LoraSpec, ModelSpec, Pooling, SoftCaps, Softmax, TargetModules, Tuning};
+
+use crate::device::BackendKind;
+use crate::init::AInit;
+use crate::optim::OptimiserConfig;
+use crate::schedule::Schedule;
+
+/// Everything that decides a run beside the data and the base model.
+///
+/// Values are as written by the user; [`TrainConfig::validate`] says everything that is wrong with them at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Which parameters are trained.
+    pub tuning: TuningConfig,
+    /// The head.
+    pub head: HeadConfig,
+    /// Modules trained in full beside the tuning, by name: `classifier`, `pooler`, `LayerNorm`, `layer.1.output`.
+    pub modules_to_save: Vec<String>,
+    /// Functions of the model that training and deployment replace.
+    pub functions: FunctionsConfig,
+    /// The privacy target; `null` trains without privacy.
+    pub privacy: Option<PrivacyConfig>,
+    /// How logical batches are drawn.
+    pub sampling: Sampling,
+    /// The expected logical batch B, which is also the divisor of every gradient sum.
+    pub batch_size: usize,
+    /// Passes over the data, possibly fractional.
+    pub epochs: f64,
+    /// The most examples in one physical batch; changes memory and speed, not the result.
+    pub microbatch: usize,
+    /// The peak learning rate.
+    pub learning_rate: f64,
+    /// The optimiser.
+    pub optimiser: OptimiserConfig,
+    /// The learning rate's course.
+    pub schedule: Schedule,
+    /// Seed of initial values and dropout. Public: neither depends on the data.
+    pub init_seed: u64,
+    /// Makes sampling and noise reproducible for tests. The result is stamped "not private": whoever knows the seed can subtract the noise.
+    pub seed: Option<u64>,
+    /// Where burn computes.
+    pub device: BackendKind,
+    /// Threads, each with a physical batch of its own; 0 is one a core.
+    pub threads: usize,
+    /// Steps between snapshots; 0 takes none.
+    pub snapshot_every: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            tuning: TuningConfig::default(),
+            head: HeadConfig::default(),
+            modules_to_save: Vec::new(),
+            functions: FunctionsConfig::default(),
+            privacy: Some(PrivacyConfig::default()),
+            sampling: Sampling::Poisson,
+            batch_size: 256,
+            epochs: 3.0,
+            microbatch: 32,
+            learning_rate: 2e-3,
+            optimiser: OptimiserConfig::default(),
+            schedule: Schedule::default(),
+            init_seed: 0,
+            seed: None,
+            device: BackendKind::Flex,
+            threads: 0,
+            snapshot_every: 10,
+        }
+    }
+}
+
+/// Which parameters are trained; the head always is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum TuningConfig {
+    /// The head alone.
+    Head,
+    /// Low-rank updates (Hu et al. 2021).
+    Lora(LoraConfig),
+    /// Everything.
+    Full,
+}
+
+impl Default for TuningConfig {
+    fn default() -> Self {
+        Self::Lora(LoraConfig::default())
+    }
+}
+
+/// Low-rank updates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// The inner dimension.
+    pub rank: usize,
+    /// The update is scaled by `alpha/rank`; `null` means `alpha = rank`.
+    pub alpha: Option<f64>,
+    /// Dropout on the update's input.
+    pub dropout: f64,
+    /// Module names: `query`, `dense`, `attention.output.dense`, `all-linear`.
+    pub targets: Vec<String>,
+    /// How `A` starts.
+    pub a_init: AInit,
+    /// Whether `A` keeps its initial value (frozen-A LoRA, Sun et al. 2024).
+    pub freeze_a: bool,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: None,
+            dropout: 0.0,
+            targets: vec!["all-linear".to_owned()],
+            a_init: AInit::default(),
+            freeze_a: true,
+        }
+    }
+}
+
+/// The head's shape; the task gives the number of outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadConfig {
+    /// Which token states it reads.
+    pub pooling: Pooling,
+    /// Whether a dense layer with tanh comes first.
+    pub dense: bool,
+    /// Dropout before each of its layers.
+    pub dropout: f64,
+}
+
+impl Default for HeadConfig {
+    fn default() -> Self {
+        Self { pooling: Pooling::Mean, dense: false, dropout: 0.0 }
+    }
+}
+
+/// Replacements of the pretrained model's functions. Absent fields keep what the model has.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FunctionsConfig {
+    /// The feed-forward activation.
+    pub activation: Option<Activation>,
+    /// The attention weights.
+    pub softmax: Option<Softmax>,
+    /// Soft caps.
+    pub caps: Option<SoftCaps>,
+    /// Dropout on hidden states while training; 0 if absent, as noise regularises enough.
+    pub hidden_dropout: Option<f64>,
+}
+
+/// The privacy target. Neighbouring data sets differ by the addition or removal of one example.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PrivacyConfig {
+    /// ε.
+    pub epsilon: f64,
+    /// δ, far below 1/N.
+    pub delta: f64,
+    /// C, the largest norm of one example's gradient.
+    pub clip: f64,
+    /// ε that must never be exceeded, crashes included; `null` means half as much again as `epsilon`.
+    pub max_epsilon: Option<f64>,
+}
+
+impl Default for PrivacyConfig {
+    fn default() -> Self {
+        Self { epsilon: 8.0, delta: 1e-6, clip: 1.0, max_epsilon: None }
+    }
+}
+
+/// How logical batches are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// Each example independently with probability B/N: what the accountants assume.
+    #[default]
+    Poisson,
+    /// Successive batches of a shuffled order. Only without privacy.
+    Shuffled,
+}
+
+impl TrainConfig {
+    /// The trained model's shape: `base` with this configuration's functions, low-rank updates and a head of `outputs`.
+    ///
+    /// The error is a sentence about `tuning.targets`.
+    pub fn spec(&self, base: &ModelSpec, outputs: usize) -> Result<ModelSpec, String> {
+        let lora = match &self.tuning {
+            TuningConfig::Lora(lora) => Some(LoraSpec {
+                rank: lora.rank,
+                alpha: lora.alpha.unwrap_or(lora.rank as f64),
+                dropout: lora.dropout,
+                targets: TargetModules::from_names(&lora.targets).map_err(|e| e.to_string())?,
+            }),
+            TuningConfig::Head | TuningConfig::Full => None,
+        };
+        let HeadConfig { pooling, dense, dropout } = self.head;
+        Ok(ModelSpec {
+            activation: self.functions.activation.unwrap_or(base.activation),
+            softmax: self.functions.softmax.unwrap_or(base.softmax),
+            caps: self.functions.caps.unwrap_or(base.caps),
+            hidden_dropout: self.functions.hidden_dropout.unwrap_or(0.0),
+            lora,
+            head: Some(HeadSpec { outputs, pooling, dense, dropout }),
+            ..base.clone()
+        })
+    }
+
+    /// What the model crate calls the tuning.
+    pub fn tuning(&self) -> Tuning {
+        match &self.tuning {
+            TuningConfig::Head => Tuning::Head,
+            TuningConfig::Lora(lora) => Tuning::Lora { freeze_a: lora.freeze_a },
+            TuningConfig::Full => Tuning::Full,
+        }
+    }
+
+    /// How `A` starts.
+    pub(crate) fn a_init(&self) -> AInit {
+        match &self.tuning {
+            TuningConfig::Lora(lora) => lora.a_init,
+            TuningConfig::Head | TuningConfig::Full => AInit::default(),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! First-order optimisers on one flat parameter vector.
+//!
+//! `g` is the estimate of the mean gradient: in a private run the noisy clipped sum over the expected batch size. Weight decay is
+//! decoupled (Loshchilov and Hutter 2019) in every optimiser, so that it neither passes through Adam's normalisation nor changes the
+//! variance that DP-AdamBC subtracts.
+
+use serde::{Deserialize, Serialize};
+
+/// Which optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum OptimiserConfig {
+    /// `u ← momentum·u + g`, `θ ← θ - lr·u`.
+    Sgd {
+        /// In [0, 1).
+        #[serde(default)]
+        momentum: f64,
+        /// Decoupled decay.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+    /// AdamW: `θ ← θ - lr·m̂/(√v̂ + eps)`.
+    Adamw {
+        /// Decay of the first moment.
+        #[serde(default = "default_beta1")]
+        beta1: f64,
+        /// Decay of the second moment.
+        #[serde(default = "default_beta2")]
+        beta2: f64,
+        /// Added to `√v̂`.
+        #[serde(default = "default_eps")]
+        eps: f64,
+        /// Decoupled decay.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+    /// DP-AdamBC (Tang et al., AAAI 2024): `θ ← θ - lr·m̂/√max(v̂ - Φ, floor·Φ)`, where `Φ = (σC/B)²` is the variance that the noise adds
+    /// to `g` and so to `v̂`. The floor is relative to Φ: an absolute one changes meaning with σ, C and B.
+    DpAdambc {
+        /// Decay of the first moment.
+        #[serde(default = "default_beta1")]
+        beta1: f64,
+        /// Decay of the second moment.
+        #[serde(default = "default_beta2")]
+        beta2: f64,
+        /// κ in `κ·Φ`, > 0.
+        #[serde(default = "default_floor")]
+        floor: f64,
+        /// Decoupled decay.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+}
+
+fn default_beta1() -> f64 {
+    0.9
+}
+
+fn default_beta2() -> f64 {
+    0.999
+}
+
+fn default_eps() -> f64 {
+    1e-8
+}
+
+fn default_floor() -> f64 {
+    0.1
+}
+
+impl Default for OptimiserConfig {
+    fn default() -> Self {
+        Self::Adamw { beta1: default_beta1(), beta2: default_beta2(), eps: default_eps(), weight_decay: 0.0 }
+    }
+}
+
+/// The smallest variance DP-AdamBC divides by when there is no noise, that is outside private runs.
+const NOISELESS_FLOOR: f64 = 1e-16;
+
+/// An optimiser and its state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Optimiser {
+    config: OptimiserConfig,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    steps: u64,
+}
+
+impl Optimiser {
+    /// A fresh optimiser of `dim` parameters.
+    pub fn new(config: OptimiserConfig, dim: usize) -> Self {
+        let second = if matches!(config, OptimiserConfig::Sgd { .. }) { 0 } else { dim };
+        Self { config, first: vec![0.0; dim], second: vec![0.0; second], steps: 0 }
+    }
+
+    /// Takes one step on `theta` along the gradient `g` at the rate `lr`; `noise_variance` is Φ.
+    ///
+    /// # Shapes
+    /// `theta` and `g` have the optimiser's dimension.
+    pub fn step(&mut self, theta: &mut [f32], g: &[f32], lr: f64, noise_variance: f64) {
+        assert_eq!(theta.len(), g.len(), "one gradient entry a parameter");
+        assert_eq!(theta.len(), self.first.len(), "the optimiser was made for these parameters");
+        self.steps += 1;
+        match self.config {
+            OptimiserConfig::Sgd { momentum, weight_decay } => {
+                for ((p, g), u) in theta.iter_mut().zip(g).zip(&mut self.first) {
+                    let velocity = momentum * f64::from(*u) + f64::from(*g);
+                    *u = velocity as f32;
+                    *p = (f64::from(*p) * (1.0 - lr * weight_decay) - lr * velocity) as f32;
+                }
+            }
+            OptimiserConfig::Adamw { beta1, beta2, eps, weight_decay } => {
+                self.adam(theta, g, lr, (beta1, beta2), weight_decay, |v| v.sqrt() + eps);
+            }
+            OptimiserConfig::DpAdambc { beta1, beta2, floor, weight_decay } => {
+                let least = (floor * noise_variance).max(NOISELESS_FLOOR);
+                self.adam(theta, g, lr, (beta1, beta2), weight_decay, |v| (v - noise_variance).max(least).sqrt());
+            }
+        }
+    }
+
+    fn adam(&mut self, theta: &mut [f32], g: &[f32], lr: f64, betas: (f64, f64), decay: f64, denominator: impl Fn(f64) -> f64) {
+        let (beta1, beta2) = betas;
+        let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
+        let (correct1, correct2) = (1.0 - beta1.powi(t), 1.0 - beta2.powi(t));
+        for (((p, g), m), v) in theta.iter_mut().zip(g).zip(&mut self.first).zip(&mut self.second) {
+            let g = f64::from(*g);
+            let first = beta1 * f64::from(*m) + (1.0 - beta1) * g;
+            let second = beta2 * f64::from(*v) + (1.0 - beta2) * g * g;
+            (*m, *v) = (first as f32, second as f32);
+            let update = first / correct1 / denominator(second / correct2);
+            *p = (f64::from(*p) * (1.0 - lr * decay) - lr * update) as f32;
+        }
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// First and second moments, as a snapshot stores them.
+    pub(crate) fn moments(&self) -> (&[f32], &[f32]) {
+        (&self.first, &self.second)
+    }
+
+    /// An optimiser with the state of a snapshot; `None` if the state has another shape.
+    pub(crate) fn restored(config: OptimiserConfig, dim: usize, first: Vec<f32>, second: Vec<f32>, steps: u64) -> Option<Self> {
+        let fresh = Self::new(config, dim);
+        (first.len() == fresh.first.len() && second.len() == fresh.second.len()).then_some(Self { config, first, second, steps })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Optimiser, OptimiserConfig};
+
+    const ADAMW: OptimiserConfig = OptimiserConfig::Adamw { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+
+    /// The published recurrences, written out a second time in f64 for one coordinate.
+    #[test]
+    fn adamw_follows_its_recurrence() {
+        let (mut theta, mut optimiser) = (vec![0.7_f32], Optimiser::new(ADAMW, 1));
+        let (mut p, mut m, mut v) = (0.7_f64, 0.0_f64, 0.0_f64);
+        for (t, g) in [0.3_f64, -1.2, 0.05, 2.0].into_iter().enumerate() {
+            optimiser.step(&mut theta, &[g as f32], 0.01, 0.0);
+            m = 0.9 * m + 0.1 * g;
+            v = 0.999 * v + 0.001 * g * g;
+            let k = t as i32 + 1;
+            p -= 0.01 * 0.1 * p;
+            p -= 0.01 * (m / (1.0 - 0.9_f64.powi(k))) / ((v / (1.0 - 0.999_f64.powi(k))).sqrt() + 1e-8);
+            assert!((f64::from(theta[0]) - p).abs() < 1e-5, "step {k}: {} and {p}", theta[0]);
+        }
+    }
+
+    #[test]
+    fn sgd_with_momentum_follows_its_recurrence() {
+        let config = OptimiserConfig::Sgd { momentum: 0.5, weight_decay: 0.0 };
+        let (mut theta, mut optimiser) = (vec![1.0_f32], Optimiser::new(config, 1));
+        optimiser.step(&mut theta, &[1.0], 0.1, 0.0);
+        optimiser.step(&mut theta, &[1.0], 0.1, 0.0);
+        assert!((theta[0] - (1.0 - 0.1 - 0.15)).abs() < 1e-6);
+    }
+
+    /// With gradients `s + noise` of variance Φ, the corrected second moment is near `s²`, so the step is near `lr`.
+    #[test]
+    fn dp_adambc_subtracts_the_noise_variance() {
+        let config = OptimiserConfig::DpAdambc { beta1: 0.9, beta2: 0.999, floor: 0.01, weight_decay: 0.0 };
+        let phi = 4.0;
+        let run = |variance: f64| {
+            let (mut theta, mut optimiser) = (vec![0.0_f32], Optimiser::new(config, 1));
+            for t in 0..4000 {
+                let noise = if t % 2 == 0 { 2.0 } else { -2.0 };
+                optimiser.step(&mut theta, &[1.0 + noise], 1e-3, variance);
+            }
+            f64::from(theta[0])
+        };
+        let (corrected, uncorrected) = (run(phi), run(0.0));
+        assert!((corrected + 4.0).abs() < 0.3, "about 4000 steps of 1e-3: {corrected}");
+        assert!((uncorrected + 4.0 / 5_f64.sqrt()).abs() < 0.2, "shrunk by the noise: {uncorrected}");
+    }
+
+    #[test]
+    fn dp_adambc_never_divides_by_less_than_its_floor() {
+        let config = OptimiserConfig::DpAdambc { beta1: 0.0, beta2: 0.0, floor: 0.25, weight_decay: 0.0 };
+        let (mut theta, mut optimiser) = (vec![0.0_f32], Optimiser::new(config, 1));
+        optimiser.step(&mut theta, &[0.1], 1.0, 4.0);
+        assert!((f64::from(theta[0]) + 0.1).abs() < 1e-6, "0.1 / √(0.25·4)");
+    }
+
+    #[test]
+    fn a_restored_optimiser_continues_bit_for_bit() {
+        let (mut a, mut theta) = (Optimiser::new(ADAMW, 3), vec![0.1, -0.2, 0.3]);
+        a.step(&mut theta, &[1.0, 2.0, 3.0], 0.01, 0.0);
+        let (first, second) = a.moments();
+        let mut b = Optimiser::restored(ADAMW, 3, first.to_vec(), second.to_vec(), a.steps()).expect("same shape");
+        let mut other = theta.clone();
+        a.step(&mut theta, &[0.5, 0.1, -1.0], 0.01, 0.0);
+        b.step(&mut other, &[0.5, 0.1, -1.0], 0.01, 0.0);
+        assert_eq!((theta, a), (other, b));
+    }
+}

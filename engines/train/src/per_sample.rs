@@ -1,0 +1,305 @@
+//! Exact per-example gradients in one backward pass.
+
+use burn::tensor::{Tensor, TensorData};
+use sprint_model::{Batch, ModelSpec, classify, embed, encode};
+
+use crate::device::Backend;
+use crate::dropout::DropoutMasks;
+use crate::engine::{BurnEngine, EngineError, Param, ParamSet};
+use crate::layout::Layout;
+use crate::loss;
+
+/// Whether gradients are wanted one by one or summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Granularity {
+    /// `∂loss_i/∂θ` for each example.
+    PerExample,
+    /// `Σ_i ∂loss_i/∂θ`, cheaper: what a run without privacy needs.
+    Sum,
+}
+
+/// Gradients of a physical batch.
+#[derive(Debug)]
+pub(crate) struct Gradients {
+    /// One block a trained parameter, in the layout's order, `[rows, len]` row-major.
+    pub(crate) blocks: Vec<Vec<f32>>,
+    /// Examples, or 1 for a sum.
+    pub(crate) rows: usize,
+    /// The loss of each example.
+    pub(crate) losses: Vec<f32>,
+}
+
+impl Gradients {
+    /// Copies row `row` over all parameters to `out`, in the layout's order.
+    pub(crate) fn gather(&self, row: usize, out: &mut Vec<f32>) {
+        out.clear();
+        for block in &self.blocks {
+            let len = block.len() / self.rows;
+            out.extend_from_slice(&block[row * len..(row + 1) * len]);
+        }
+    }
+}
+
+/// A model with frozen parameters on a device, differentiable in those of a layout.
+pub(crate) struct Differentiable<'a> {
+    pub(crate) spec: &'a ModelSpec,
+    pub(crate) backend: &'a Backend,
+    pub(crate) frozen: &'a ParamSet,
+    pub(crate) layout: &'a Layout,
+}
+
+impl Differentiable<'_> {
+    /// Gradients at `theta` of the losses of `batch`, whose examples have the indices `examples` in the data; `dropout` is (seed, step).
+    pub(crate) fn gradients(
+        &self,
+        theta: &[f32],
+        batch: &Batch,
+        examples: &[usize],
+        granularity: Granularity,
+        dropout: Option<(u64, u64)>,
+    ) -> Result<Gradients, EngineError> {
+        let copies = (granularity == Granularity::PerExample).then_some(batch.size());
+        let (params, leaves) = self.leaves(theta, copies);
+        let masks = dropout.map(|(seed, step)| DropoutMasks::new(seed, step, examples));
+        let mut engine = BurnEngine::new(self.backend, params, batch, masks);
+        let embedded = embed(&mut engine, self.spec)?;
+        let hidden = encode(&mut engine, self.spec, &embedded)?;
+        let logits = classify(&mut engine, self.spec, &hidden)?;
+        let losses = loss::per_example(&logits, batch.labels(), self.backend);
+        let mut tape = losses.clone().sum().backward();
+        let mut blocks = Vec::with_capacity(leaves.len());
+        for (leaf, parameter) in leaves.iter().zip(self.layout.parameters()) {
+            let block = leaf.gradient(&mut tape).ok_or_else(|| EngineError::NoGradient(parameter.path.clone()))?;
+            blocks.push(block);
+        }
+        Ok(Gradients { blocks, rows: copies.unwrap_or(1), losses: read(losses) })
+    }
+
+    /// The frozen parameters and one tracked leaf for each trained one.
+    fn leaves(&self, theta: &[f32], copies: Option<usize>) -> (ParamSet, Vec<Param>) {
+        let mut params = self.frozen.clone();
+        let mut leaves = Vec::with_capacity(self.layout.parameters().len());
+        for (parameter, values) in self.layout.slices(theta) {
+            let param = Param::upload(&parameter.shape, values, self.backend);
+            // Repeated before it is tracked: a broadcast of a tracked leaf would sum over examples.
+            let param = copies.filter(|n| *n > 1).map_or(param.clone(), |n| param.per_example(n)).tracked();
+            params.insert(parameter.path.clone(), param.clone());
+            leaves.push(param);
+        }
+        (params, leaves)
+    }
+}
+
+impl Param {
+    /// The gradient of a tracked leaf, if the loss depends on it.
+    fn gradient(&self, tape: &mut burn::tensor::Gradients) -> Option<Vec<f32>> {
+        fn of<const D: usize>(leaf: &Tensor<D>, tape: &mut burn::tensor::Gradients) -> Option<Vec<f32>> {
+            leaf.grad_remove(tape).map(read)
+        }
+        match self {
+            Self::Matrix(t) => of(t, tape),
+            Self::Matrices(t) | Self::Vectors(t) => of(t, tape),
+            Self::Vector(t) => of(t, tape),
+        }
+    }
+}
+
+/// A tensor's values in row-major order.
+pub(crate) fn read<const D: usize>(t: Tensor<D>) -> Vec<f32> {
+    let data: TensorData = t.into_data();
+    data.into_vec::<f32>().expect("the trainer's tensors are f32")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::BackendKind;
+    use crate::eval::upload;
+    use sprint_model::{
+        Activation, Checkpoint, Example, HeadSpec, Label, LoraSpec, ParamPath, Pooling, SoftCaps, Softmax, TargetModules, Tuning,
+    };
+
+    struct World {
+        spec: ModelSpec,
+        backend: Backend,
+        frozen: ParamSet,
+        layout: Layout,
+        theta: Vec<f32>,
+        examples: Vec<Example>,
+    }
+
+    /// A two-layer model of 16 channels with random weights, the LoRA ones included, and examples of 3 to 9 tokens.
+    fn world(tuning: Tuning, also: &[&str], change: impl Fn(&mut ModelSpec)) -> World {
+        let mut spec = ModelSpec { hidden: 16, intermediate: 24, vocab: 50, positions: 16, ..ModelSpec::bert_tiny_5k() };
+        spec.hidden_dropout = 0.0;
+        spec.lora = Some(LoraSpec { rank: 3, alpha: 6.0, dropout: 0.0, targets: TargetModules::default() });
+        spec.head = Some(HeadSpec { outputs: 3, pooling: Pooling::Mean, dense: true, dropout: 0.0 });
+        change(&mut spec);
+        let mut checkpoint = Checkpoint::random(spec.clone(), 11).expect("the spec is valid");
+        // Weights of 0.02 leave gradients too small to compare: ten times as large.
+        let louder =
+            checkpoint.params().iter().filter(|(path, t)| t.shape().len() == 2 && !path.as_str().starts_with("embeddings"));
+        let louder: Vec<_> = louder.map(|(path, t)| (path.clone(), t.clone())).collect();
+        let louder = louder.into_iter().map(|(path, mut t)| {
+            t.data_mut().iter_mut().for_each(|v| *v *= 10.0);
+            (path, t)
+        });
+        checkpoint = checkpoint.with_params("test", louder.collect()).expect("shapes are kept");
+        let also: Vec<String> = also.iter().map(|s| (*s).to_owned()).collect();
+        let layout = Layout::new(&spec, tuning, &also).expect("names match");
+        let theta = layout.parameters().iter().flat_map(|p| checkpoint.get(&p.path).expect("complete").data().to_vec()).collect();
+        let backend = Backend::open(BackendKind::Flex).expect("always built");
+        let example = |i: usize| Example {
+            ids: (0..3 + (i * 5) % 7).map(|t| ((i * 13 + t * 7) % 50) as u32).collect(),
+            type_ids: (0..3 + (i * 5) % 7).map(|t| u8::from(t > 3)).collect(),
+            label: Some(if spec.head.as_ref().is_some_and(|h| h.outputs == 1) {
+                Label::Score(i as f32 - 1.5)
+            } else {
+                Label::Class(i as u32 % 3)
+            }),
+        };
+        let examples = (0..5).map(example).collect();
+        World { frozen: upload(&checkpoint, &backend), spec, backend, layout, theta, examples }
+    }
+
+    impl World {
+        fn gradients(&self, rows: &[usize], tokens: usize, how: Granularity, dropout: Option<(u64, u64)>) -> Gradients {
+            let batch = Batch::new(rows.iter().map(|r| &self.examples[*r]), tokens, self.spec.pad_token).expect("a batch");
+            let World { spec, backend, frozen, layout, .. } = self;
+            let model = Differentiable { spec, backend, frozen, layout };
+            model.gradients(&self.theta, &batch, rows, how, dropout).expect("a complete model")
+        }
+
+        fn row(&self, gradients: &Gradients, row: usize) -> Vec<f32> {
+            let mut out = Vec::new();
+            gradients.gather(row, &mut out);
+            assert_eq!(out.len(), self.layout.dim());
+            out
+        }
+    }
+
+    /// Largest difference relative to the largest entry.
+    fn distance(a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        let largest = a.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+        assert!(largest > 0.0, "a zero gradient compares nothing");
+        a.iter().zip(b).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs())) / largest
+    }
+
+    const ALL: [usize; 5] = [0, 1, 2, 3, 4];
+
+    #[test]
+    fn batched_leaves_equal_a_loop_over_single_examples() {
+        for (tuning, also) in [
+            (Tuning::Lora { freeze_a: false }, &["LayerNorm", "layer.0.output.dense.bias"][..]),
+            (Tuning::Lora { freeze_a: true }, &[]),
+            (Tuning::Head, &[]),
+        ] {
+            let w = world(tuning, also, |_| ());
+            let together = w.gradients(&ALL, 9, Granularity::PerExample, None);
+            for i in ALL {
+                let alone = w.gradients(&[i], w.examples[i].ids.len(), Granularity::PerExample, None);
+                assert!(distance(&w.row(&together, i), &w.row(&alone, 0)) < 2e-5, "{tuning:?} example {i}");
+                assert!((together.losses[i] - alone.losses[0]).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn the_cut_into_physical_batches_and_their_padding_change_nothing() {
+        let w = world(Tuning::Lora { freeze_a: false }, &[], |_| ());
+        let whole = w.gradients(&ALL, 9, Granularity::PerExample, None);
+        for (rows, tokens) in [(&ALL[..2], 15), (&ALL[2..], 16), (&ALL[1..4], 10)] {
+            let part = w.gradients(rows, tokens, Granularity::PerExample, None);
+            for (at, i) in rows.iter().enumerate() {
+                assert!(distance(&w.row(&whole, *i), &w.row(&part, at)) < 2e-5, "example {i} in {rows:?} at {tokens} tokens");
+            }
+        }
+    }
+
+    #[test]
+    fn the_sum_without_privacy_is_the_sum_of_the_examples() {
+        for tuning in [Tuning::Lora { freeze_a: false }, Tuning::Full] {
+            let w = world(tuning, &[], |_| ());
+            let sum = w.gradients(&ALL, 9, Granularity::Sum, None);
+            let mut expected = vec![0.0; w.layout.dim()];
+            for i in ALL {
+                let alone = w.gradients(&[i], 9, Granularity::PerExample, None);
+                expected.iter_mut().zip(w.row(&alone, 0)).for_each(|(e, g)| *e += g);
+            }
+            assert!(distance(&expected, &w.row(&sum, 0)) < 5e-5, "{tuning:?}");
+        }
+    }
+
+    #[test]
+    fn dropout_depends_on_the_example_and_the_step_only() {
+        let w = world(Tuning::Lora { freeze_a: true }, &[], |spec| {
+            spec.hidden_dropout = 0.2;
+            spec.lora = spec.lora.map(|l| LoraSpec { dropout: 0.3, ..l });
+        });
+        let whole = w.gradients(&ALL, 9, Granularity::PerExample, Some((3, 1)));
+        let part = w.gradients(&ALL[3..], 16, Granularity::PerExample, Some((3, 1)));
+        let later = w.gradients(&ALL, 9, Granularity::PerExample, Some((3, 2)));
+        assert!(distance(&w.row(&whole, 4), &w.row(&part, 1)) < 2e-5);
+        assert!(distance(&w.row(&whole, 4), &w.row(&later, 4)) > 1e-2);
+    }
+
+    /// Central differences of the loss in f32: the truncation error is O(h²) and the rounding error ε·loss/h ≈ 1e-7/2e-2.
+    fn check_differences(w: &World, name: &str) {
+        let h = 2e-2;
+        let exact = w.row(&w.gradients(&[2], 9, Granularity::PerExample, None), 0);
+        let scale = exact.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+        let mut checked = 0;
+        for (at, gradient) in exact.iter().enumerate().step_by(exact.len() / 40 + 1) {
+            let loss = |delta: f32| {
+                let mut theta = w.theta.clone();
+                theta[at] += delta;
+                let batch = Batch::new([&w.examples[2]], 9, 0).expect("a batch");
+                let model = Differentiable { spec: &w.spec, backend: &w.backend, frozen: &w.frozen, layout: &w.layout };
+                model.gradients(&theta, &batch, &[2], Granularity::Sum, None).expect("complete").losses[0]
+            };
+            let numeric = (loss(h) - loss(-h)) / (2.0 * h);
+            assert!((numeric - gradient).abs() <= 2e-2 * scale + 1e-4, "{name} at {at}: {numeric} and {gradient}");
+            checked += 1;
+        }
+        assert!(checked > 20);
+    }
+
+    #[test]
+    fn gradients_are_finite_differences_of_the_loss() {
+        let tuning = Tuning::Lora { freeze_a: false };
+        check_differences(&world(tuning, &["LayerNorm"], |_| ()), "exact softmax, gelu");
+        check_differences(
+            &world(tuning, &[], |spec| {
+                spec.head = Some(HeadSpec { outputs: 1, pooling: Pooling::First, dense: false, dropout: 0.0 });
+            }),
+            "regression",
+        );
+        for softmax in [
+            Softmax::Shifted { shift: 4.0 },
+            Softmax::Scaled { temperature: 2.0 },
+            Softmax::TwoRelu { eps: 0.05 },
+            Softmax::TwoQuad { c: 5.0 },
+            Softmax::ReluOverLength,
+        ] {
+            check_differences(&world(tuning, &[], |spec| spec.softmax = softmax), &format!("{softmax:?}"));
+        }
+        for activation in [Activation::GeluTanh, Activation::BoltGelu, Activation::HardGelu, Activation::Quad] {
+            check_differences(&world(tuning, &[], |spec| spec.activation = activation), &format!("{activation:?}"));
+        }
+        let caps = SoftCaps { embedding: Some(2.0), attention: Some(3.0), logits: Some(1.5) };
+        check_differences(&world(tuning, &[], |spec| spec.caps = caps), "soft caps");
+    }
+
+    #[test]
+    fn full_tuning_differentiates_the_embedding_tables() {
+        let w = world(Tuning::Full, &[], |_| ());
+        let g = w.row(&w.gradients(&[0], 3, Granularity::PerExample, None), 0);
+        let word = ParamPath::new("embeddings.word_embeddings.weight");
+        let (_, rows) = w.layout.slices(&g).find(|(p, _)| p.path == word).expect("full tuning trains it");
+        for (id, row) in rows.chunks_exact(16).enumerate() {
+            let used = w.examples[0].ids.contains(&(id as u32));
+            assert_eq!(row.iter().any(|v| *v != 0.0), used, "row {id}");
+        }
+    }
+}

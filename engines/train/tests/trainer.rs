@@ -1,0 +1,293 @@
+//! The training loop as its callers see it: budgets, crashes, resumption and learning, on a model of two small layers.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use sprint_dp::ledger::{LedgerSink, MemorySink, RunId};
+use sprint_model::{Checkpoint, Example, Label, ModelSpec, ParamPath};
+use sprint_train::{
+    Accounting, Backend, BackendKind, HeadConfig, LoraConfig, OptimiserConfig, PrivacyConfig, Progress, Sampling, TrainConfig,
+    TrainError, TrainInputs, TrainObserver, TrainedModel, TuningConfig, Unobserved, predict, train,
+};
+
+fn spec() -> ModelSpec {
+    ModelSpec { hidden: 16, intermediate: 24, vocab: 40, positions: 12, ..ModelSpec::bert_tiny_5k() }
+}
+
+fn base() -> Checkpoint {
+    Checkpoint::random(spec(), 5).expect("the spec is valid")
+}
+
+/// Class 1 contains token 30, class 0 token 31, at a position that moves; the rest is filler.
+fn examples(n: usize) -> Vec<Example> {
+    let example = |i: usize| {
+        let class = (i / 3) % 2;
+        let mut ids: Vec<u32> = (0..4 + i % 5).map(|t| ((i * 7 + t * 11) % 28 + 2) as u32).collect();
+        let at = i % ids.len();
+        ids[at] = 30 + u32::from(class == 0);
+        Example { type_ids: vec![0; ids.len()], ids, label: Some(Label::Class(class as u32)) }
+    };
+    (0..n).map(example).collect()
+}
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        tuning: TuningConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() }),
+        batch_size: 16,
+        epochs: 2.0,
+        microbatch: 8,
+        learning_rate: 1e-2,
+        privacy: Some(PrivacyConfig { delta: 1e-4, ..PrivacyConfig::default() }),
+        snapshot_every: 1,
+        ..TrainConfig::default()
+    }
+}
+
+/// A ledger's bytes that outlive the process that charges them.
+#[derive(Clone, Default)]
+struct SharedSink(Arc<Mutex<MemorySink>>);
+
+impl SharedSink {
+    fn bytes(&self) -> Vec<u8> {
+        self.0.lock().expect("one thread").bytes().to_vec()
+    }
+}
+
+impl LedgerSink for SharedSink {
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        self.0.lock().expect("one thread").read()
+    }
+
+    fn append_durably(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().expect("one thread").append_durably(bytes)
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.0.lock().expect("one thread").truncate(length)
+    }
+}
+
+fn accounting(sink: &SharedSink) -> Accounting {
+    let run = RunId::new("test").expect("a name");
+    Accounting { sink: Box::new(sink.clone()), data_set: "data".to_owned(), run }
+}
+
+/// Keeps the last snapshot and stops after a number of steps, as a crash between two steps does.
+#[derive(Default)]
+struct Crash {
+    after: Option<u64>,
+    taken: u64,
+    kept: Option<Vec<u8>>,
+}
+
+impl TrainObserver for Crash {
+    fn progress(&mut self, _: &Progress) {
+        self.taken += 1;
+    }
+
+    fn snapshot(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.kept = Some(bytes.to_vec());
+        Ok(())
+    }
+
+    fn cancelled(&mut self) -> bool {
+        self.after == Some(self.taken)
+    }
+}
+
+fn run(config: &TrainConfig, examples: &[Example], sink: &SharedSink) -> TrainedModel {
+    let base = base();
+    let inputs = TrainInputs { base: &base, examples, outputs: 2 };
+    train(inputs, config, Some(accounting(sink)), None, &mut Unobserved).expect("a valid run")
+}
+
+fn values(model: &TrainedModel) -> Vec<f32> {
+    model.params.values().flat_map(|t| t.data().to_vec()).collect()
+}
+
+/// Starts a run, crashes it after `after` steps, and resumes it from its last snapshot.
+fn crash_and_resume(config: &TrainConfig, examples: &[Example], sink: &SharedSink, after: u64) -> TrainedModel {
+    let base = base();
+    let inputs = TrainInputs { base: &base, examples, outputs: 2 };
+    let mut crash = Crash { after: Some(after), ..Crash::default() };
+    let stopped = train(inputs, config, Some(accounting(sink)), None, &mut crash);
+    assert!(matches!(stopped, Err(TrainError::Cancelled)), "stopped after {after} steps");
+    train(inputs, config, Some(accounting(sink)), crash.kept.as_deref(), &mut Unobserved).expect("a resumed run")
+}
+
+#[test]
+fn a_reproducible_run_resumes_bit_for_bit_from_any_step() {
+    let data = examples(96);
+    for (privacy, snapshot_every) in [(config().privacy, 1), (config().privacy, 5), (None, 3)] {
+        let config = TrainConfig { seed: Some(9), privacy, snapshot_every, ..config() };
+        let whole = run(&config, &data, &SharedSink::default());
+        for after in [0, 1, 4, 7, 10, 11] {
+            let resumed = crash_and_resume(&config, &data, &SharedSink::default(), after);
+            assert_eq!(values(&resumed), values(&whole), "crash after {after} steps, snapshot every {snapshot_every}");
+            assert!(resumed.privacy.is_none_or(|p| !p.private && p.claim.is_none()), "a seeded run is never called private");
+        }
+    }
+}
+
+#[test]
+fn every_attempt_is_paid_for_and_the_noise_of_a_resumed_run_is_fresh() {
+    let (data, sink) = (examples(96), SharedSink::default());
+    let config = TrainConfig { snapshot_every: 4, ..config() };
+    let model = crash_and_resume(&config, &data, &sink, 7);
+    let report = model.privacy.expect("a private run has a report");
+    // Seven charges before the crash, then steps 4 to 11 after the snapshot at step 4.
+    assert_eq!((report.steps.get(), report.attempts, report.private), (12, 7 + 8, true));
+    assert!(report.claim.expect("private").epsilon > 8.0);
+    let again = run(&config, &data, &SharedSink::default()).privacy.expect("a report");
+    assert_eq!((again.steps.get(), again.attempts), (12, 12));
+    let epsilon = again.claim.expect("private").epsilon;
+    assert!(epsilon <= 8.0 && epsilon > 7.9, "{epsilon}");
+    let text = String::from_utf8(sink.bytes()).expect("the ledger is text");
+    let keys: std::collections::BTreeSet<&str> = text.split("\"key_id\":\"").skip(1).filter_map(|t| t.get(..32)).collect();
+    assert_eq!(keys.len(), 2, "one key a process");
+}
+
+#[test]
+fn a_ledger_older_than_the_snapshot_is_refused() {
+    let (data, sink, base) = (examples(96), SharedSink::default(), base());
+    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+    let mut crash = Crash { after: Some(5), ..Crash::default() };
+    let _ = train(inputs, &config(), Some(accounting(&sink)), None, &mut crash);
+    let fresh = accounting(&SharedSink::default());
+    let error = train(inputs, &config(), Some(fresh), crash.kept.as_deref(), &mut Unobserved).expect_err("rolled back");
+    assert!(error.to_string().contains("rolled back"), "{error}");
+}
+
+#[test]
+fn a_snapshot_of_another_configuration_or_other_data_is_refused() {
+    let (data, base) = (examples(96), base());
+    let config = TrainConfig { seed: Some(1), ..config() };
+    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+    let mut crash = Crash { after: Some(5), ..Crash::default() };
+    let _ = train(inputs, &config, None, None, &mut crash);
+    let kept = crash.kept.as_deref();
+    let other = TrainConfig { learning_rate: 1e-3, ..config.clone() };
+    assert!(matches!(train(inputs, &other, None, kept, &mut Unobserved), Err(TrainError::Snapshot(_))));
+    let mut changed = data.clone();
+    changed[3].ids[0] = 3;
+    let inputs = TrainInputs { examples: &changed, ..inputs };
+    assert!(matches!(train(inputs, &config, None, kept, &mut Unobserved), Err(TrainError::Snapshot(_))));
+    let faster = TrainConfig { microbatch: 3, threads: 1, ..config };
+    assert!(train(TrainInputs { examples: &data, ..inputs }, &faster, None, kept, &mut Unobserved).is_ok());
+}
+
+#[test]
+fn the_limit_on_epsilon_holds_through_crashes() {
+    let (data, sink, base) = (examples(96), SharedSink::default(), base());
+    let privacy = Some(PrivacyConfig { delta: 1e-4, max_epsilon: Some(8.4), ..PrivacyConfig::default() });
+    let config = TrainConfig { privacy, snapshot_every: 0, ..config() };
+    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+    let mut refused = false;
+    for _ in 0..6 {
+        let mut crash = Crash { after: Some(6), ..Crash::default() };
+        match train(inputs, &config, Some(accounting(&sink)), None, &mut crash) {
+            Err(TrainError::Cancelled) => {}
+            Err(TrainError::Ledger(error)) => {
+                assert!(error.to_string().contains("max-epsilon"), "{error}");
+                refused = true;
+            }
+            other => panic!("neither cancelled nor refused: {other:?}"),
+        }
+    }
+    assert!(refused, "36 steps cannot fit where 12 were planned");
+}
+
+#[test]
+fn physical_batches_and_threads_change_nothing_but_rounding() {
+    let data = examples(96);
+    let config = TrainConfig { seed: Some(4), ..config() };
+    let expected = values(&run(&config, &data, &SharedSink::default()));
+    for (microbatch, threads) in [(1, 1), (3, 2), (64, 4)] {
+        let config = TrainConfig { microbatch, threads, ..config.clone() };
+        let found = values(&run(&config, &data, &SharedSink::default()));
+        let largest = expected.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(largest < 1e-3, "microbatch {microbatch}, {threads} threads: {largest}");
+    }
+}
+
+#[test]
+fn empty_batches_take_their_steps() {
+    let config = TrainConfig { batch_size: 1, epochs: 0.1, ..config() };
+    let model = run(&config, &examples(96), &SharedSink::default());
+    // Ten steps at q = 1/96: a batch is empty with probability 0.37.
+    assert_eq!(model.history.len(), 10);
+    assert_eq!(model.privacy.expect("a report").attempts, 10);
+}
+
+/// A token whose embedding overflows makes its examples' gradients NaN.
+#[test]
+fn an_example_whose_gradient_is_not_finite_contributes_nothing_and_is_counted() {
+    let (spec, mut params) = base().into_parts();
+    let words = params.get_mut(&ParamPath::new("embeddings.word_embeddings.weight")).expect("the base has it");
+    words.data_mut()[39 * 16..40 * 16].fill(3e38);
+    let poisoned = Checkpoint::from_params("poisoned", spec, params).expect("every value is finite");
+    let mut data = examples(32);
+    data[4].ids[0] = 39;
+    let config = TrainConfig { batch_size: 32, epochs: 3.0, seed: Some(2), ..config() };
+    let inputs = TrainInputs { base: &poisoned, examples: &data, outputs: 2 };
+    let model = train(inputs, &config, None, None, &mut Unobserved).expect("a NaN is not an error");
+    assert_eq!(model.rejected_examples, 3, "one example in each of three full batches");
+    assert!(values(&model).iter().all(|v| v.is_finite()));
+}
+
+fn accuracy(model: &TrainedModel, data: &[Example]) -> f64 {
+    let mut params = base().into_parts().1;
+    params.extend(model.params.clone());
+    let checkpoint = Checkpoint::from_params("trained", model.spec.clone(), params).expect("complete");
+    let logits = predict(&checkpoint, data, Backend::open(BackendKind::Flex).expect("built")).expect("logits");
+    let right = logits.iter().zip(data).filter(|(l, e)| e.label == Some(Label::Class(u32::from(l[1] > l[0]))));
+    right.count() as f64 / data.len() as f64
+}
+
+#[test]
+fn every_tuning_and_optimiser_learns_a_separable_task() {
+    let (train_data, test_data) = (examples(240), examples(400)[240..].to_vec());
+    let lora = |freeze_a| TuningConfig::Lora(LoraConfig { rank: 4, freeze_a, ..LoraConfig::default() });
+    let adamw = OptimiserConfig::default();
+    let adambc = OptimiserConfig::DpAdambc { beta1: 0.9, beta2: 0.99, floor: 0.1, weight_decay: 0.0 };
+    let sgd = OptimiserConfig::Sgd { momentum: 0.9, weight_decay: 0.0 };
+    let private = Some(PrivacyConfig { epsilon: 100.0, delta: 1e-4, clip: 1.0, max_epsilon: None });
+    for (tuning, optimiser, privacy, learning_rate, sampling) in [
+        (lora(true), adamw, None, 1e-2, Sampling::Shuffled),
+        (lora(false), adamw, private, 2e-2, Sampling::Poisson),
+        (lora(true), adambc, private, 1e-2, Sampling::Poisson),
+        (TuningConfig::Full, sgd, None, 1e-1, Sampling::Poisson),
+        (TuningConfig::Full, adamw, private, 1e-2, Sampling::Poisson),
+    ] {
+        let head = HeadConfig { dense: true, ..HeadConfig::default() };
+        let name = format!("{tuning:?} {optimiser:?} private {}", privacy.is_some());
+        let config =
+            TrainConfig { tuning, optimiser, privacy, learning_rate, sampling, head, batch_size: 48, epochs: 20.0, ..config() };
+        let model = run(&config, &train_data, &SharedSink::default());
+        let right = accuracy(&model, &test_data);
+        assert!(right > 0.9, "{name}: {right}");
+        assert_eq!(model.history.iter().any(|h| h.loss.is_some()), privacy.is_none(), "no loss leaves a private run");
+    }
+}
+
+#[test]
+fn regression_learns_a_score() {
+    let mut data = examples(240);
+    for example in &mut data {
+        let Some(Label::Class(class)) = example.label else { continue };
+        example.label = Some(Label::Score(if class == 1 { 2.0 } else { -1.0 }));
+    }
+    let base = base();
+    let config = TrainConfig { privacy: None, batch_size: 48, epochs: 40.0, ..config() };
+    let model = train(TrainInputs { base: &base, examples: &data, outputs: 1 }, &config, None, None, &mut Unobserved)
+        .expect("a valid run");
+    let last = model.history.iter().rev().find_map(|h| h.loss).expect("a batch was not empty");
+    assert!(last < 0.3, "½·(error)² is {last}; a constant gives 1.1");
+}
+
+#[test]
+fn a_private_run_without_a_ledger_is_refused() {
+    let (data, base) = (examples(96), base());
+    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+    assert!(matches!(train(inputs, &config(), None, None, &mut Unobserved), Err(TrainError::NoLedger)));
+}
