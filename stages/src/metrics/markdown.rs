@@ -1,0 +1,79 @@
+//! The table for people, in Markdown.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use super::table::{Measured, Row, Table};
+use crate::glue::Metric;
+
+/// The table, and a line about each row's costs.
+pub(super) fn render(table: &Table) -> String {
+    let axes: BTreeSet<&str> = table.rows.iter().flat_map(|r| r.axes.keys().map(String::as_str)).collect();
+    let metrics: BTreeSet<Metric> = table.rows.iter().flat_map(|r| r.clear.scores.keys().copied()).collect();
+    let mut head: Vec<String> = if axes.contains("task") { Vec::new() } else { vec!["task".to_owned()] };
+    head.extend(axes.iter().map(|a| (*a).to_owned()));
+    for metric in &metrics {
+        head.extend([format!("{} clear", metric.name()), format!("{} MPC", metric.name())]);
+    }
+    let fixed = ["n clear", "n MPC", "same labels", "max logit diff", "ε spent", "δ", "σ", "q", "steps", "rounds", "KiB online/msg", "KiB dealt/msg", "s/msg"];
+    head.extend(fixed.map(str::to_owned));
+    let mut out = String::new();
+    line(&mut out, &head);
+    line(&mut out, &vec!["---".to_owned(); head.len()]);
+    for row in &table.rows {
+        let mut cells: Vec<String> = if axes.contains("task") { Vec::new() } else { vec![row.task.clone()] };
+        cells.extend(axes.iter().map(|a| row.axes.get(*a).cloned().unwrap_or_else(unknown)));
+        for metric in &metrics {
+            cells.extend([score(Some(&row.clear), *metric), score(row.mpc.as_ref(), *metric)]);
+        }
+        cells.extend(rest(row));
+        line(&mut out, &cells);
+    }
+    if table.rows.iter().any(|r| r.privacy.as_ref().is_none_or(|p| !p.claim.private)) {
+        out.push_str("\nRows whose ε is marked \"none\" make no privacy claim.\n");
+    }
+    out
+}
+
+fn line(out: &mut String, cells: &[String]) {
+    writeln!(out, "| {} |", cells.join(" | ")).expect("writing to a string");
+}
+
+fn unknown() -> String {
+    "–".to_owned()
+}
+
+fn shown<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
+    value.map_or_else(unknown, show)
+}
+
+fn score(measured: Option<&Measured>, metric: Metric) -> String {
+    shown(measured.and_then(|m| m.scores.get(&metric).copied().flatten()), |v| format!("{v:.4}"))
+}
+
+fn rest(row: &Row) -> Vec<String> {
+    let claim = row.privacy.as_ref().map(|p| &p.claim);
+    let epsilon = match claim {
+        Some(c) if c.private => shown(c.epsilon, |e| format!("{e:.3}")),
+        Some(_) => "none".to_owned(),
+        None => unknown(),
+    };
+    let cost = row.cost.as_ref();
+    let messages = cost.map_or(1.0, |c| c.messages.max(1) as f64);
+    let kib = |bytes: [u64; 2]| format!("{:.1}", (bytes[0] + bytes[1]) as f64 / 1024.0 / messages);
+    vec![
+        row.clear.n.to_string(),
+        shown(row.mpc.as_ref(), |m| m.n.to_string()),
+        shown(row.agreement.as_ref().and_then(|a| a.labels), |v| format!("{:.2} %", 100.0 * v)),
+        shown(row.agreement.as_ref(), |a| format!("{:.1e}", a.max_logit_diff)),
+        epsilon,
+        shown(claim.and_then(|c| c.delta), |v| format!("{v:.0e}")),
+        shown(claim.and_then(|c| c.sigma), |v| format!("{v:.3}")),
+        shown(claim.and_then(|c| c.q), |v| format!("{v:.4}")),
+        shown(claim.and_then(|c| c.steps), |v| v.to_string()),
+        shown(cost, |c| c.rounds.to_string()),
+        shown(cost, |c| kib(c.online_bytes_sent)),
+        shown(cost, |c| kib(c.dealer_bytes)),
+        shown(cost, |c| format!("{:.3}", c.wall_s / messages)),
+    ]
+}
