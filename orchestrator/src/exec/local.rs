@@ -61,8 +61,8 @@ impl LocalExecutor {
             .stderr(log)
             .process_group(0)
             .kill_on_drop(true);
-        // The declared environment may hold tokens: it goes through the pipe alone.
-        for name in intent.env.keys() {
+        // The declared environment may hold tokens: it goes through the pipe alone. Libraries look for proxies by themselves.
+        for name in intent.env.keys().filter(|n| !n.to_ascii_lowercase().ends_with("_proxy")) {
             command.env_remove(name);
         }
         Ok(command)
@@ -136,8 +136,17 @@ impl Supervised {
         let mut buffer = Vec::new();
         let mut heard = Heard::default();
         let mut stopped = false;
-        // A worker that dies while the request is written shows in its exit status.
-        let _ = stdin.write_all(&request).await;
+        let (pen, mut ink) = mpsc::unbounded_channel::<Vec<u8>>();
+        let _ = pen.send(request);
+        // On its own, because a worker that does not read must not keep this from stopping it. A worker that dies while it is
+        // written to shows in its exit status.
+        let writer = tokio::spawn(async move {
+            while let Some(bytes) = ink.recv().await {
+                if stdin.write_all(&bytes).await.is_err() {
+                    break;
+                }
+            }
+        });
         let mut open = true;
         let status = loop {
             tokio::select! {
@@ -148,7 +157,7 @@ impl Supervised {
                 order = self.orders.recv() => match order {
                     Some(Stop::Gracefully) => {
                         stopped = true;
-                        let _ = stdin.write_all(&line(&Control::Cancel)).await;
+                        let _ = pen.send(line(&Control::Cancel));
                     }
                     Some(Stop::Now) => { stopped = true; self.kill() }
                     None => self.kill(),
@@ -164,7 +173,7 @@ impl Supervised {
             }
         };
         let _ = tokio::time::timeout(DRAIN_WAIT, drain).await;
-        drop(stdin);
+        writer.abort();
         heard.outcome.take().unwrap_or_else(|| Outcome::Failed(died(status, stopped)))
     }
 

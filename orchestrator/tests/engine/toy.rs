@@ -179,10 +179,16 @@ fn flaky(ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
     }
 }
 
-/// Takes its time, and tells when it was at it.
+/// Takes its time, and tells when it was at it; with `meet`, waits until that many have begun.
 fn slow(ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
     let end = Instant::now() + Duration::from_millis(ctx.params()["ms"].as_u64().unwrap_or(0));
-    append(&ctx.base().join("slow.log"), "begin");
+    let log = ctx.base().join("slow.log");
+    append(&log, "begin");
+    let begun = || fs::read_to_string(&log).unwrap_or_default().lines().filter(|l| *l == "begin").count() as u64;
+    let patience = Instant::now() + Duration::from_secs(20);
+    while begun() < ctx.params()["meet"].as_u64().unwrap_or(0) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     while Instant::now() < end {
         if ctx.is_cancelled() && ctx.params()["deaf"] != json!(1) {
             append(&ctx.base().join("slow.log"), "cancelled");
@@ -248,7 +254,7 @@ pub(crate) fn registry_with(copy_version: u32) -> Registry {
         kind("upper", vec![port("in")], &[], upper),
         kind("join", vec![rows], &[], join),
         kind("flaky", vec![], &[("times", json!(0)), ("how", json!("transient")), ("tag", json!(""))], flaky),
-        kind("slow", vec![], &[("ms", json!(0)), ("tag", json!("")), ("deaf", json!(0))], slow),
+        kind("slow", vec![], &[("ms", json!(0)), ("meet", json!(0)), ("tag", json!("")), ("deaf", json!(0))], slow),
         kind("steps", vec![], &[("n", json!(0)), ("ms", json!(0))], steps),
     ];
     let mut registry = Registry::new();

@@ -39,6 +39,15 @@ impl World {
         world
     }
 
+    /// In memory where the system offers that: for many instances, whose waits for the disk would be all that is measured.
+    pub(crate) fn in_memory(workflow: &str) -> Self {
+        let memory = Path::new("/dev/shm");
+        let Ok(owned) = tempfile::tempdir_in(memory) else { return Self::new(workflow) };
+        let world = Self { dir: owned.path().to_owned(), owned: Some(owned), ..Self::at(PathBuf::new()) };
+        world.rewrite(workflow);
+        world
+    }
+
     /// A folder that another process made.
     pub(crate) fn at(dir: PathBuf) -> Self {
         Self {
