@@ -10,6 +10,9 @@ use super::error::io_error;
 use crate::files::Files;
 use crate::secrecy::Secrecy;
 
+/// No name is used twice in one process: a writer being dropped still removes what has its name.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 /// A folder `tmp/<writer>/` of this process's own.
 ///
 /// The lock on `tmp/<writer>.lock` ends with the process, however it dies; whoever can take it may remove the folder.
@@ -29,8 +32,8 @@ impl WriterDir {
         // Between creating a lock file and locking it, a sweeper could take it for a dead writer's.
         sweep.lock().map_err(io_error("lock", &sweep_path))?;
         sweep_dead(tmp);
-        for attempt in 0_u64.. {
-            let name = format!("{}-{attempt}", std::process::id());
+        loop {
+            let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             let dir = tmp.join(&name);
             match files.create_dir(&dir, 0o700) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -41,7 +44,6 @@ impl WriterDir {
             lock.try_lock().map_err(|e| io_error("lock", &lock_path)(e.into()))?;
             return Ok(Self { dir, lock_path, next: AtomicU64::new(0), _lock: lock });
         }
-        unreachable!("a directory has fewer than 2^64 entries")
     }
 
     /// A path that no other file of this process has, in a folder of its label: even unfinished, two parties' shares do not
@@ -58,8 +60,8 @@ impl WriterDir {
 
 impl Drop for WriterDir {
     fn drop(&mut self) {
-        // Only rubbish is left here: what could not be removed now, the next writer sweeps. The lock's name goes first: the folder
-        // keeps its own name taken, so that no new writer of this process meets a lock that is about to vanish.
+        // Only rubbish is left here: what could not be removed now, the next writer sweeps, which looks for folders, so the lock
+        // goes first.
         let _ = fs::remove_file(&self.lock_path);
         let _ = fs::remove_dir_all(&self.dir);
     }
