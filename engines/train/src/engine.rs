@@ -6,8 +6,9 @@ use burn::tensor::{Int, Tensor, TensorData, activation, module};
 use sprint_model::{Batch, Embedding, EmbeddingEngine, Engine, Func, LayerNorm, Linear, ParamPath, Pooling};
 use thiserror::Error;
 
-use crate::device::Backend;
+use crate::device::{Backend, BackendKind};
 use crate::dropout::DropoutMasks;
+use crate::gelu::gelu;
 
 /// Added to the scores of padding keys; `exp` of it is 0 in f32 and a rectifier maps it to 0.
 const MASKED: f32 = -1e5;
@@ -270,6 +271,9 @@ impl Engine for BurnEngine<'_> {
     }
 
     fn map(&mut self, x: &Tensor<3>, f: Func) -> Result<Tensor<3>, EngineError> {
+        if f == Func::Gelu && self.backend.kind() == BackendKind::Flex {
+            return Ok(gelu(x, &self.backend));
+        }
         Ok(apply(x.clone(), f))
     }
 
@@ -368,7 +372,6 @@ impl Engine for BurnEngine<'_> {
 
 impl EmbeddingEngine for BurnEngine<'_> {
     fn embedding(&mut self, tables: &Embedding) -> Result<Tensor<3>, EngineError> {
-        let table = |name: &str| tables.path.join(name).join("weight");
         let batch = self.batch.batch;
         // A padding token takes its example's last position: it is masked everywhere, and the batch may be padded past the table.
         let mut positions = Vec::with_capacity(batch.ids().len());

@@ -4,16 +4,21 @@
 //! *Security invariants.* Noise and sampling come from `sprint-dp` alone, never from burn's generators; every noisy step is journalled before
 //! its noise is drawn; nothing but the trained parameters leaves a private run (no losses, no batch sizes); snapshots hold no keys.
 
+mod bench;
+mod budget;
 mod config;
 mod device;
 mod dropout;
 mod engine;
+mod error;
 mod eval;
+mod gelu;
 mod init;
 mod layout;
 mod loss;
 mod optim;
 mod per_sample;
+mod run;
 mod schedule;
 mod snapshot;
 mod start;
@@ -21,9 +26,11 @@ mod trainer;
 mod validate;
 mod workers;
 
+pub use bench::{BenchRequest, BenchResult, Meter, bench_train};
 pub use config::{FunctionsConfig, HeadConfig, LoraConfig, PrivacyConfig, Sampling, TrainConfig, TuningConfig};
 pub use device::{Backend, BackendKind, BackendMissing};
 pub use engine::EngineError;
+pub use error::TrainError;
 pub use eval::{EvalError, Evaluator, HiddenState, hidden_states, predict};
 pub use init::AInit;
 pub use layout::Layout;
@@ -31,5 +38,5 @@ pub use optim::{Optimiser, OptimiserConfig};
 pub use schedule::{Decay, Schedule};
 pub use snapshot::SnapshotError;
 pub use sprint_dp::report::PrivacyReport;
-pub use trainer::{Accounting, HistoryEntry, Progress, TrainError, TrainInputs, TrainObserver, TrainedModel, Unobserved, train};
+pub use trainer::{Accounting, HistoryEntry, Progress, TrainInputs, TrainObserver, TrainedModel, Unobserved, train};
 pub use validate::{ConfigError, Problem};

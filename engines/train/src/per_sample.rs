@@ -29,17 +29,6 @@ pub(crate) struct Gradients {
     pub(crate) losses: Vec<f32>,
 }
 
-impl Gradients {
-    /// Copies row `row` over all parameters to `out`, in the layout's order.
-    pub(crate) fn gather(&self, row: usize, out: &mut Vec<f32>) {
-        out.clear();
-        for block in &self.blocks {
-            let len = block.len() / self.rows;
-            out.extend_from_slice(&block[row * len..(row + 1) * len]);
-        }
-    }
-}
-
 /// A model with frozen parameters on a device, differentiable in those of a layout.
 pub(crate) struct Differentiable<'a> {
     pub(crate) spec: &'a ModelSpec,
@@ -107,7 +96,7 @@ impl Param {
 /// A tensor's values in row-major order.
 pub(crate) fn read<const D: usize>(t: Tensor<D>) -> Vec<f32> {
     let data: TensorData = t.into_data();
-    data.into_vec::<f32>().expect("the trainer's tensors are f32")
+    data.try_into_vec::<f32>().expect("the trainer's tensors are f32")
 }
 
 #[cfg(test)]
@@ -171,8 +160,9 @@ mod tests {
         }
 
         fn row(&self, gradients: &Gradients, row: usize) -> Vec<f32> {
-            let mut out = Vec::new();
-            gradients.gather(row, &mut out);
+            let slice =
+                |block: &Vec<f32>| block[row * block.len() / gradients.rows..(row + 1) * block.len() / gradients.rows].to_vec();
+            let out: Vec<f32> = gradients.blocks.iter().flat_map(slice).collect();
             assert_eq!(out.len(), self.layout.dim());
             out
         }

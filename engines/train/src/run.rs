@@ -1,0 +1,196 @@
+//! A model in training: parameters, optimiser, and the gradient of a logical batch.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use sprint_dp::mechanism::GridMechanism;
+use sprint_model::{Batch, Bucket, Checkpoint, Example, ModelSpec, ParamPath, TensorData, buckets_by_length};
+
+use crate::budget::Budget;
+use crate::config::TrainConfig;
+use crate::device::Backend;
+use crate::engine::ParamSet;
+use crate::error::TrainError;
+use crate::eval::{LENGTH_MULTIPLE, upload};
+use crate::layout::Layout;
+use crate::optim::Optimiser;
+use crate::per_sample::{Differentiable, Granularity};
+use crate::snapshot::{Snapshot, SnapshotError};
+use crate::workers::Workers;
+
+/// The mean gradient of a step, noisy or not.
+pub(crate) struct Outcome {
+    pub(crate) mean: Vec<f32>,
+    pub(crate) noise_variance: f64,
+    pub(crate) loss: Option<f64>,
+    pub(crate) rejected: u64,
+}
+
+/// A model in training.
+pub(crate) struct Run<'a> {
+    examples: &'a [Example],
+    spec: ModelSpec,
+    pub(crate) layout: Layout,
+    backend: Backend,
+    frozen: ParamSet,
+    workers: Workers,
+    pub(crate) theta: Vec<f32>,
+    pub(crate) optimiser: Optimiser,
+    pub(crate) step: u64,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn prepare(
+        examples: &'a [Example],
+        config: &TrainConfig,
+        model: &Checkpoint,
+        layout: Layout,
+    ) -> Result<Self, TrainError> {
+        let backend = Backend::open(config.device)?;
+        let frozen = upload(model, &backend);
+        let theta: Vec<f32> =
+            layout.parameters().iter().flat_map(|p| model.get(&p.path).map_or(&[][..], TensorData::data)).copied().collect();
+        let optimiser = Optimiser::new(config.optimiser, theta.len());
+        let workers = Workers::new(config.threads)?;
+        Ok(Self { examples, spec: model.spec().clone(), layout, backend, frozen, workers, theta, optimiser, step: 0 })
+    }
+
+    pub(crate) fn restore(&mut self, snapshot: Snapshot, config: &TrainConfig) -> Result<(), SnapshotError> {
+        let Snapshot { step, theta, first, second, .. } = snapshot;
+        let optimiser = Optimiser::restored(config.optimiser, theta.len(), first, second, step);
+        self.optimiser = optimiser.ok_or(SnapshotError::Shape("optimiser state"))?;
+        (self.theta, self.step) = (theta, step);
+        Ok(())
+    }
+
+    pub(crate) fn snapshot(&self, digest: &str, budget: &Budget) -> Snapshot {
+        let (first, second) = self.optimiser.moments();
+        Snapshot {
+            step: self.step,
+            run_digest: digest.to_owned(),
+            ledger: budget.noisy.as_ref().map(|noisy| noisy.ledger.head()),
+            theta: self.theta.clone(),
+            first: first.to_vec(),
+            second: second.to_vec(),
+        }
+    }
+
+    /// The gradient of this step. In a run with noise the ledger's charge is durable before the batch is even sampled.
+    pub(crate) fn gradient(&self, budget: &mut Budget, config: &TrainConfig) -> Result<Outcome, TrainError> {
+        let Budget { source, sampler, noisy, .. } = budget;
+        let Some(noisy) = noisy else {
+            let batch = sampler.batch(source, self.step, 0);
+            let (sum, loss) = self.summed(&batch, config)?;
+            let mean = sum.iter().map(|v| (v / config.batch_size as f64) as f32).collect();
+            let loss = (!batch.is_empty()).then(|| loss / batch.len() as f64);
+            return Ok(Outcome { mean, noise_variance: 0.0, loss, rejected: 0 });
+        };
+        let charge = noisy.ledger.charge(self.step)?;
+        let batch = sampler.batch(source, self.step, charge.attempt());
+        self.accumulate(&batch, config, &mut noisy.mechanism)?;
+        let rejected = noisy.mechanism.rejected();
+        let mean = noisy.mechanism.finish(charge, source)?.mean(noisy.plan.expected_batch());
+        Ok(Outcome { mean: mean.values().to_vec(), noise_variance: mean.noise_variance(), loss: None, rejected })
+    }
+
+    /// Adds every example's clipped gradient to the mechanism. Sums are of integers, so neither the cut into physical batches nor the order
+    /// of threads changes them.
+    pub(crate) fn accumulate(
+        &self,
+        batch: &[usize],
+        config: &TrainConfig,
+        mechanism: &mut GridMechanism,
+    ) -> Result<(), TrainError> {
+        let cuts = self.cut(batch, self.private_rows(config));
+        let mechanism = Mutex::new(mechanism);
+        let add = |(): &mut (), item: usize| -> Result<(), TrainError> {
+            let (physical, rows) = self.physical(batch, &cuts[item])?;
+            let gradients =
+                self.model().gradients(&self.theta, &physical, &rows, Granularity::PerExample, self.dropout(config))?;
+            let slabs: Vec<&[f32]> = gradients.blocks.iter().map(Vec::as_slice).collect();
+            let mut mechanism = mechanism.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            Ok(mechanism.accumulate_batch(gradients.rows, &slabs, None)?)
+        };
+        self.workers.fold(cuts.len(), || (), add)?;
+        Ok(())
+    }
+
+    /// The sum of gradients and of losses, without clipping.
+    pub(crate) fn summed(&self, batch: &[usize], config: &TrainConfig) -> Result<(Vec<f64>, f64), TrainError> {
+        let cuts = self.cut(batch, config.microbatch.div_ceil(self.workers.count()).max(1));
+        let empty = || (vec![0.0_f64; self.layout.dim()], 0.0_f64);
+        let add = |(sum, loss): &mut (Vec<f64>, f64), item: usize| -> Result<(), TrainError> {
+            let (physical, rows) = self.physical(batch, &cuts[item])?;
+            let gradients = self.model().gradients(&self.theta, &physical, &rows, Granularity::Sum, self.dropout(config))?;
+            let values = gradients.blocks.iter().flatten();
+            sum.iter_mut().zip(values).for_each(|(s, g)| *s += f64::from(*g));
+            *loss += gradients.losses.iter().map(|l| f64::from(*l)).sum::<f64>();
+            Ok(())
+        };
+        let mut total = empty();
+        for (sum, loss) in self.workers.fold(cuts.len(), empty, add)? {
+            total.0.iter_mut().zip(&sum).for_each(|(t, s)| *t += s);
+            total.1 += loss;
+        }
+        Ok(total)
+    }
+
+    /// One step of the optimiser along `mean`.
+    pub(crate) fn apply(&mut self, mean: &[f32], learning_rate: f64, noise_variance: f64) {
+        self.optimiser.step(&mut self.theta, mean, learning_rate, noise_variance);
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.count()
+    }
+
+    pub(crate) fn dim(&self) -> usize {
+        self.layout.dim()
+    }
+
+    fn model(&self) -> Differentiable<'_> {
+        Differentiable { spec: &self.spec, backend: &self.backend, frozen: &self.frozen, layout: &self.layout }
+    }
+
+    fn dropout(&self, config: &TrainConfig) -> Option<(u64, u64)> {
+        Some((config.init_seed, self.step))
+    }
+
+    /// Examples of one physical batch: each worker takes its part of a microbatch. A trained table or whole dense layer is too large to copy
+    /// for every example, so such examples go one by one.
+    fn private_rows(&self, config: &TrainConfig) -> usize {
+        if self.layout.is_low_rank() { config.microbatch.div_ceil(self.workers.count()).max(1) } else { 1 }
+    }
+
+    /// Cuts a logical batch into physical ones of similar length, longest first so that workers finish together.
+    fn cut(&self, batch: &[usize], rows: usize) -> Vec<Bucket> {
+        let lengths: Vec<usize> = batch.iter().map(|i| self.examples[*i].ids.len()).collect();
+        let mut cuts = buckets_by_length(&lengths, LENGTH_MULTIPLE, rows);
+        cuts.reverse();
+        cuts
+    }
+
+    fn physical(&self, batch: &[usize], cut: &Bucket) -> Result<(Batch, Vec<usize>), TrainError> {
+        let rows: Vec<usize> = cut.rows.iter().map(|row| batch[*row]).collect();
+        let physical = Batch::new(rows.iter().map(|i| &self.examples[*i]), cut.tokens, self.spec.pad_token)?;
+        Ok((physical, rows))
+    }
+
+    /// The parameters that differ from the base model's, and the names of the trained ones.
+    pub(crate) fn result(&self, base: &Checkpoint, model: &Checkpoint) -> (BTreeMap<ParamPath, TensorData>, Vec<ParamPath>) {
+        let mut params = BTreeMap::new();
+        for parameter in self.spec.parameters() {
+            let added = model.get(&parameter.path).filter(|t| base.get(&parameter.path) != Some(*t));
+            if let Some(tensor) = added.filter(|_| !self.layout.contains(&parameter.path)) {
+                params.insert(parameter.path, tensor.clone());
+            }
+        }
+        let mut trained = Vec::new();
+        for (parameter, values) in self.layout.slices(&self.theta) {
+            let tensor = TensorData::new(parameter.shape.clone(), values.to_vec());
+            params.insert(parameter.path.clone(), tensor.expect("a slice has its parameter's length"));
+            trained.push(parameter.path.clone());
+        }
+        (params, trained)
+    }
+}
