@@ -17,7 +17,7 @@ use std::time::Instant;
 use sprint_mpc_core::{DealerChunk, DealerMachine, PartyId};
 
 use crate::error::RoleError;
-use crate::material::Stock;
+use crate::material::{Spool, Stock};
 use crate::meter::thread_cpu_s;
 use crate::net::{Kind, Link, LinkReader, LinkWriter, Net, What};
 use crate::workload::{ProgramShape, Workload};
@@ -49,7 +49,10 @@ impl Want {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (inference, program) = bytes.split_at_checked(8)?;
-        Some(Self { inference: u64::from_le_bytes(inference.try_into().ok()?), program: u32::from_le_bytes(program.try_into().ok()?) })
+        Some(Self {
+            inference: u64::from_le_bytes(inference.try_into().ok()?),
+            program: u32::from_le_bytes(program.try_into().ok()?),
+        })
     }
 }
 
@@ -109,7 +112,13 @@ fn order(net: &Net, read0: &mut LinkReader, read1: &mut LinkReader, next: u64) -
     Ok(a)
 }
 
-fn produce(net: &Net, session: SessionId, workload: &dyn Workload, want: Want, writers: &mut [LinkWriter; 2]) -> Result<(), RoleError> {
+fn produce(
+    net: &Net,
+    session: SessionId,
+    workload: &dyn Workload,
+    want: Want,
+    writers: &mut [LinkWriter; 2],
+) -> Result<(), RoleError> {
     let inference = want.inference;
     let shape = shape_of(workload, want.program, inference)?;
     let machine = workload.dealer(want.program).map_err(|source| RoleError::Machine { inference, source })?;
@@ -117,7 +126,8 @@ fn produce(net: &Net, session: SessionId, workload: &dyn Workload, want: Want, w
     thread::scope(|scope| {
         let (tx0, rx0) = sync_channel(QUEUE);
         let (tx1, rx1) = sync_channel(QUEUE);
-        let senders = [(writer0, rx0), (writer1, rx1)].map(|(w, rx)| scope.spawn(move || send_all(net, session, inference, w, rx)));
+        let senders =
+            [(writer0, rx0), (writer1, rx1)].map(|(w, rx)| scope.spawn(move || send_all(net, session, inference, w, rx)));
         let made = make(machine, inference, &[tx0, tx1]);
         let sent = senders.map(join);
         // A sender's failure is the cause where there is one: the maker then only sees its queue close.
@@ -135,7 +145,10 @@ fn declared(shape: &ProgramShape, inference: u64, made: [u64; 2]) -> Result<(), 
     if made == shape.dealer_bytes {
         return Ok(());
     }
-    Err(RoleError::Material { inference, what: format!("{made:?} bytes were made where the program has {:?}", shape.dealer_bytes) })
+    Err(RoleError::Material {
+        inference,
+        what: format!("{made:?} bytes were made where the program has {:?}", shape.dealer_bytes),
+    })
 }
 
 fn join(handle: ScopedJoinHandle<'_, Result<(), RoleError>>) -> Result<(), RoleError> {
@@ -143,10 +156,16 @@ fn join(handle: ScopedJoinHandle<'_, Result<(), RoleError>>) -> Result<(), RoleE
 }
 
 /// Runs the machine into the two queues; the bytes made for each party.
-fn make(mut machine: Box<dyn DealerMachine>, inference: u64, queues: &[SyncSender<(u32, Vec<u8>)>; 2]) -> Result<[u64; 2], RoleError> {
+fn make(
+    mut machine: Box<dyn DealerMachine>,
+    inference: u64,
+    queues: &[SyncSender<(u32, Vec<u8>)>; 2],
+) -> Result<[u64; 2], RoleError> {
     let mut made = [0; 2];
     let mut due = 0;
-    while let Some(DealerChunk { index, to_party }) = machine.next_chunk().map_err(|source| RoleError::Machine { inference, source })? {
+    while let Some(DealerChunk { index, to_party }) =
+        machine.next_chunk().map_err(|source| RoleError::Machine { inference, source })?
+    {
         if index != due {
             return Err(RoleError::Material { inference, what: format!("chunk {index} was made where {due} is due") });
         }
@@ -161,7 +180,13 @@ fn make(mut machine: Box<dyn DealerMachine>, inference: u64, queues: &[SyncSende
     Ok(made)
 }
 
-fn send_all(net: &Net, session: SessionId, inference: u64, writer: &mut LinkWriter, queue: Receiver<(u32, Vec<u8>)>) -> Result<(), RoleError> {
+fn send_all(
+    net: &Net,
+    session: SessionId,
+    inference: u64,
+    writer: &mut LinkWriter,
+    queue: Receiver<(u32, Vec<u8>)>,
+) -> Result<(), RoleError> {
     for (index, bytes) in queue {
         let parts = [&tag(session, inference, index)[..], &bytes];
         net.block_on(writer.send_parts(Kind::Chunk, &parts, What::Material { inference }))?;
@@ -180,9 +205,9 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// Serves orders in turn; ends when the sender of orders is dropped.
-    pub(crate) fn run(&self, mut reader: LinkReader, orders: Receiver<Want>) {
+    pub(crate) fn run(&self, mut reader: LinkReader, mut spool: Spool, orders: Receiver<Want>) {
         for want in orders {
-            if let Err(failure) = self.fill(&mut reader, want) {
+            if let Err(failure) = self.fill(&mut reader, &mut spool, want) {
                 self.stock.end(Some(failure));
                 return;
             }
@@ -190,7 +215,7 @@ impl Intake {
         self.stock.end(None);
     }
 
-    fn fill(&self, reader: &mut LinkReader, want: Want) -> Result<(), RoleError> {
+    fn fill(&self, reader: &mut LinkReader, spool: &mut Spool, want: Want) -> Result<(), RoleError> {
         let inference = want.inference;
         let mut left = shape_of(&*self.workload, want.program, inference)?.dealer_bytes[self.me.index()];
         let mut past = None;
@@ -201,7 +226,7 @@ impl Intake {
             let index = check_tag(&got, self.session, inference, past)?;
             past = Some(index);
             left -= bytes.len() as u64;
-            self.stock.put(inference, bytes, thread_cpu_s());
+            self.stock.put(inference, bytes, spool, thread_cpu_s())?;
         }
         self.stock.complete(inference);
         Ok(())
@@ -233,9 +258,11 @@ mod tests {
     fn chunks_of_another_session_inference_or_place_are_refused() {
         let [here, there] = [SessionId::new([1; 32]), SessionId::new([2; 32])];
         assert_eq!(check_tag(&tag(here, 7, 3), here, 7, Some(2)).unwrap(), 3);
-        for (got, past, why) in
-            [(tag(there, 7, 3), None, "session"), (tag(here, 8, 3), None, "another inference"), (tag(here, 7, 3), Some(3), "came after")]
-        {
+        for (got, past, why) in [
+            (tag(there, 7, 3), None, "session"),
+            (tag(here, 8, 3), None, "another inference"),
+            (tag(here, 7, 3), Some(3), "came after"),
+        ] {
             let refused = check_tag(&got, here, 7, past).unwrap_err();
             assert!(refused.to_string().contains(why), "{refused}");
         }

@@ -164,9 +164,13 @@ impl RoleError {
             Self::Transcript { .. } => Class::Transcript,
             Self::Request { .. } => Class::Request,
             Self::Machine { source: MachineError::FrameLength { .. }, .. } => Class::Protocol,
-            Self::Config(_) | Self::Identity(_) | Self::Ledger(_) | Self::Machine { .. } | Self::Cost { .. } | Self::File { .. } | Self::System(_) => {
-                Class::Internal
-            }
+            Self::Config(_)
+            | Self::Identity(_)
+            | Self::Ledger(_)
+            | Self::Machine { .. }
+            | Self::Cost { .. }
+            | Self::File { .. }
+            | Self::System(_) => Class::Internal,
         }
     }
 

@@ -179,7 +179,11 @@ fn parse(bytes: &[u8]) -> Result<(BTreeMap<BatchId, u64>, usize), usize> {
         let Some((batch, range)) = decode(record) else {
             // Only the last write can be unfinished: short, or, on file systems that grow before they fill, with a tail of zeros.
             let last = offset + RECORD >= bytes.len();
-            return if last && (record.len() < RECORD || record.ends_with(&[0; 16])) { Ok((watermarks, offset)) } else { Err(offset) };
+            return if last && (record.len() < RECORD || record.ends_with(&[0; 16])) {
+                Ok((watermarks, offset))
+            } else {
+                Err(offset)
+            };
         };
         let free = watermarks.entry(batch).or_insert(0);
         if range.start < *free || range.is_empty() {

@@ -9,10 +9,12 @@
 #[cfg(test)]
 extern crate self as sprint_mpc;
 
+mod bench;
 mod client;
 mod dealer;
 mod digest;
 mod error;
+mod gates;
 mod hello;
 mod ledger;
 mod local;
@@ -24,17 +26,25 @@ mod request;
 mod role;
 mod roles;
 #[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "shared with the process tests, which use more of it")]
 #[path = "../tests/toy/mod.rs"]
 mod toy;
 mod workload;
+#[cfg(test)]
+mod world;
 
+pub use bench::{BenchInput, BenchOptions, BenchReport, ByParty, ByRole, Spread, bench_mpc};
 pub use digest::{BatchId, CertPin, Digest, SessionId};
 pub use error::{Field, RoleError};
+pub use gates::{
+    GateError, GateSession, GateSetup, ModelFiles, ProgramSize, SessionOptions, SharedModel, gate_role_main, write_private,
+};
 pub use hello::Binding;
 pub use ledger::{Ledger, LedgerError};
 pub use local::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet};
 pub use meter::{CostMismatch, InferenceMeter, RoleMeter, Share};
 pub use net::{Class, Identity, IdentityError, IdentityPem, Kind, LinkShape, NetError, Traffic, Wait, What};
+pub use request::SharedInput;
 pub use role::Role;
 pub use roles::{Event, Limits, WorkloadFactory, role_main};
 pub use workload::{PartyInput, ProgramShape, RoundShape, Workload};

@@ -69,6 +69,8 @@ pub struct RoleMeter {
     pub links: BTreeMap<String, Traffic>,
     /// Processor seconds of the process.
     pub cpu_s: f64,
+    /// Of which before the first request could be taken.
+    pub setup_cpu_s: f64,
     /// Largest resident set of the process, bytes; `None` where the system does not tell.
     pub peak_rss: Option<u64>,
     /// Seconds the dealer spent on each inference, from the order to the last byte sent; empty for parties.
@@ -168,7 +170,13 @@ mod tests {
 
     fn shape() -> ProgramShape {
         let round = RoundShape { bytes: [8, 16], part: "p".into(), gate: "g".into() };
-        ProgramShape { input_words: 1, public_bytes: 0, output_words: 1, rounds: vec![round.clone(), round], dealer_bytes: [16, 64] }
+        ProgramShape {
+            input_words: 1,
+            public_bytes: 0,
+            output_words: 1,
+            rounds: vec![round.clone(), round],
+            dealer_bytes: [16, 64],
+        }
     }
 
     #[test]
@@ -177,7 +185,10 @@ mod tests {
         (watch.rounds, watch.opened) = (2, 32);
         assert_eq!(watch.check(&shape(), PartyId::P1, 64), Ok(()));
         assert_eq!(watch.check(&shape(), PartyId::P1, 63).unwrap_err().what, "bytes of dealer material");
-        assert_eq!(watch.check(&shape(), PartyId::P0, 16).unwrap_err(), CostMismatch { what: "opened bytes", declared: 16, measured: 32 });
+        assert_eq!(
+            watch.check(&shape(), PartyId::P0, 16).unwrap_err(),
+            CostMismatch { what: "opened bytes", declared: 16, measured: 32 }
+        );
         watch.rounds = 3;
         assert_eq!(watch.check(&shape(), PartyId::P1, 64).unwrap_err().what, "rounds");
     }

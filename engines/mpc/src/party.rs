@@ -10,6 +10,7 @@
 //! 6. only then the output share goes to the client, under a fresh zero-sharing `out₀ + r, out₁ - r`.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -22,10 +23,10 @@ use crate::dealer::{Intake, Want};
 use crate::error::RoleError;
 use crate::hello::Binding;
 use crate::ledger::Ledger;
-use crate::material::{Stock, Supply};
+use crate::material::{Spool, Stock, StockLimits, Supply};
 use crate::meter::{InferenceMeter, Shares, Stopwatch};
 use crate::net::{Class, Kind, Link, LinkWriter, Net, What, together};
-use crate::request::{INPUT, REQUEST, Request, SEED, bytes_of, expand, words_of};
+use crate::request::{INPUT, REQUEST, Request, SEED, expand, words_of};
 use crate::workload::{PartyInput, ProgramShape, Workload};
 
 /// Bytes of a `Begin` frame: request, index, program, nonce, hash of the public input.
@@ -45,8 +46,10 @@ pub(crate) struct PartyLinks {
 pub(crate) struct PartyOptions {
     /// The longest silence of the dealer.
     pub(crate) stall: Duration,
-    /// Bytes of material held at most.
-    pub(crate) stock_bytes: usize,
+    /// Material held at most.
+    pub(crate) stock: StockLimits,
+    /// Folder for what memory does not hold.
+    pub(crate) spool: PathBuf,
     /// Programs of the requests that will come, where the client has said so; material for them is ordered ahead.
     pub(crate) plan: Vec<u32>,
     /// How many inferences are ordered ahead.
@@ -95,11 +98,12 @@ impl Party {
         let PartySetup { net, me, binding, workload, options, ledger } = setup;
         let PartyLinks { mut peer, dealer, client } = links;
         let start = agree_start(&net, &mut peer, ledger.watermark(binding.batch))?;
-        let stock = Arc::new(Stock::new(options.stock_bytes));
+        let stock = Arc::new(Stock::new(options.stock));
         let (reader, writer) = dealer.split();
+        let spool = Spool::new(options.spool.clone());
         let (sender, wants) = channel();
         let intake = Intake { net: net.clone(), me, session: binding.session, workload: workload.clone(), stock: stock.clone() };
-        let spawned = thread::Builder::new().name("intake".into()).spawn(move || intake.run(reader, wants));
+        let spawned = thread::Builder::new().name("intake".into()).spawn(move || intake.run(reader, spool, wants));
         spawned.map_err(|e| RoleError::System(e.to_string()))?;
         let planned = options.plan.iter().copied().collect();
         let orders = Orders { writer, intake: Some(sender), open: VecDeque::new(), next: start, planned };
@@ -228,14 +232,14 @@ impl Party {
         };
         let mut bytes = Zeroizing::new(self.net.block_on(self.client.recv(Kind::Input, shape.public_bytes + share, what))?);
         let share = Zeroizing::new(bytes.split_off(shape.public_bytes));
-        let words = match self.me {
+        let share = match self.me {
             PartyId::P0 => {
                 let seed = Zeroizing::new(<[u8; SEED]>::try_from(&share[..]).expect("its length was asked for"));
                 expand(INPUT, &seed, shape.input_words)
             }
-            PartyId::P1 => words_of(&share),
+            PartyId::P1 => share,
         };
-        Ok(PartyInput { words, public: std::mem::take(&mut bytes) })
+        Ok(PartyInput { share, public: std::mem::take(&mut bytes) })
     }
 
     /// Orders what the plan says, as far ahead as allowed.
@@ -275,7 +279,12 @@ impl Party {
         if offered < index {
             return Err(RoleError::IndexReuse { peer, offered, watermark: index });
         }
-        let parts = [("the request number", 0..8), ("the material index", 8..16), ("the program", 16..20), ("the public input", 52..BEGIN)];
+        let parts = [
+            ("the request number", 0..8),
+            ("the material index", 8..16),
+            ("the program", 16..20),
+            ("the public input", 52..BEGIN),
+        ];
         if let Some((what, _)) = parts.into_iter().find(|(_, at)| ours[at.clone()] != theirs[at.clone()]) {
             return Err(RoleError::Desync { peer, what });
         }
@@ -285,7 +294,12 @@ impl Party {
     }
 
     /// Runs the machine, one exchange a round.
-    fn evaluate(&mut self, mut machine: Box<dyn PartyMachine>, shape: &ProgramShape, run: &mut Run) -> Result<Zeroizing<Vec<u8>>, RoleError> {
+    fn evaluate(
+        &mut self,
+        mut machine: Box<dyn PartyMachine>,
+        shape: &ProgramShape,
+        run: &mut Run,
+    ) -> Result<Zeroizing<Vec<u8>>, RoleError> {
         let inference = run.index;
         let stock = self.stock.clone();
         let mut supply = Supply::new(&stock, inference, self.options.stall);
@@ -335,21 +349,25 @@ impl Party {
         Ok(())
     }
 
-    fn release(&mut self, request: Request, shape: &ProgramShape, output: Zeroizing<Vec<u8>>, nonce: &[u8; 32]) -> Result<(), RoleError> {
+    fn release(
+        &mut self,
+        request: Request,
+        shape: &ProgramShape,
+        output: Zeroizing<Vec<u8>>,
+        nonce: &[u8; 32],
+    ) -> Result<(), RoleError> {
         if output.len() != shape.output_words * 8 {
             let source = MachineError::OutOfStep("the output has another length than the program");
             return Err(RoleError::Machine { inference: self.orders.next, source });
         }
-        let mut words = Zeroizing::new(words_of(&output));
-        let mask = Zeroizing::new(expand(ZERO_SHARE, nonce, shape.output_words));
-        for (word, r) in words.iter_mut().zip(mask.iter()) {
-            *word = match self.me {
-                PartyId::P0 => word.wrapping_add(*r),
-                PartyId::P1 => word.wrapping_sub(*r),
-            };
-        }
+        let mask = expand(ZERO_SHARE, nonce, shape.output_words);
+        let masked = words_of(&output).zip(words_of(&mask)).flat_map(|(word, r)| match self.me {
+            PartyId::P0 => word.wrapping_add(r).to_le_bytes(),
+            PartyId::P1 => word.wrapping_sub(r).to_le_bytes(),
+        });
+        let masked: Zeroizing<Vec<u8>> = Zeroizing::new(masked.collect());
         let what = What::Output { request: request.number };
-        Ok(self.net.block_on(self.client.send(Kind::Output, &bytes_of(&words), what))?)
+        Ok(self.net.block_on(self.client.send(Kind::Output, &masked, what))?)
     }
 }
 

@@ -34,22 +34,63 @@ impl Request {
     }
 }
 
-/// `words` words of the stream that `seed` names in `domain`.
-pub(crate) fn expand(domain: &str, seed: &[u8; 32], words: usize) -> Vec<u64> {
-    let mut stream = blake3::Hasher::new_derive_key(domain).update(seed).finalize_xof();
+/// `words` words, as bytes, of the stream that `seed` names in `domain`.
+pub(crate) fn expand(domain: &str, seed: &[u8; 32], words: usize) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(vec![0; words * 8]);
-    stream.fill(&mut bytes);
-    words_of(&bytes)
+    blake3::Hasher::new_derive_key(domain).update(seed).finalize_xof().fill(&mut bytes);
+    bytes
 }
 
 /// Little-endian words; a remainder of fewer than 8 bytes is dropped.
-pub(crate) fn words_of(bytes: &[u8]) -> Vec<u64> {
-    bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("a chunk has 8 bytes"))).collect()
+pub(crate) fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("a chunk has 8 bytes")))
 }
 
 /// The inverse of [`words_of`].
 pub(crate) fn bytes_of(words: &[u64]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(words.iter().flat_map(|w| w.to_le_bytes()).collect())
+}
+
+/// An input as the two parties get it. Nothing here may be used for two requests: a repeated seed with another input reveals the difference.
+pub struct SharedInput {
+    pub(crate) seed: Zeroizing<[u8; SEED]>,
+    pub(crate) rest: Zeroizing<Vec<u8>>,
+    pub(crate) public: Vec<u8>,
+}
+
+impl SharedInput {
+    /// Shares words over Z_2^64; `public` is for both parties' eyes.
+    pub fn of_words(x: &[u64], public: &[u8]) -> Result<Self, getrandom::Error> {
+        Self::with_masks(public, |mask| {
+            let mut r = Zeroizing::new(vec![0; x.len()]);
+            mask(&mut r);
+            x.iter().zip(r.iter()).flat_map(|(x, r)| x.wrapping_sub(*r).to_le_bytes()).collect()
+        })
+    }
+
+    /// Shares what `subtract` encodes: it calls the function it is given to fill words with masks, in order, and returns the input less the
+    /// masks, as little-endian words.
+    pub fn with_masks(
+        public: &[u8],
+        subtract: impl FnOnce(&mut dyn FnMut(&mut [u64])) -> Vec<u8>,
+    ) -> Result<Self, getrandom::Error> {
+        let mut seed = Zeroizing::new([0; SEED]);
+        getrandom::fill(&mut *seed)?;
+        let mut stream = blake3::Hasher::new_derive_key(INPUT).update(&*seed).finalize_xof();
+        let mut mask = |words: &mut [u64]| {
+            let mut bytes = Zeroizing::new(vec![0; words.len() * 8]);
+            stream.fill(&mut bytes);
+            words.iter_mut().zip(words_of(&bytes)).for_each(|(w, r)| *w = r);
+        };
+        let rest = Zeroizing::new(subtract(&mut mask));
+        Ok(Self { seed, rest, public: public.to_vec() })
+    }
+}
+
+impl std::fmt::Debug for SharedInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedInput({} words, redacted)", self.rest.len() / 8)
+    }
 }
 
 #[cfg(test)]
@@ -60,15 +101,37 @@ mod tests {
     fn expansion_is_a_function_of_domain_and_seed() {
         let a = expand("one", &[1; 32], 5);
         assert_eq!(a, expand("one", &[1; 32], 5));
-        assert_eq!(a[..3], expand("one", &[1; 32], 3));
+        assert_eq!(a[..24], expand("one", &[1; 32], 3)[..]);
         assert_ne!(a, expand("two", &[1; 32], 5));
         assert_ne!(a, expand("one", &[2; 32], 5));
     }
 
     #[test]
-    fn words_survive_their_encoding() {
-        let words = [0, 1, u64::MAX, 0x0102_0304_0506_0708];
-        assert_eq!(words_of(&bytes_of(&words)), words);
+    fn shares_add_up_and_neither_repeats() {
+        let x: Vec<u64> = (0..100).map(|i| i * 0x0123_4567_89ab).collect();
+        let open = |s: &SharedInput| -> Vec<u64> {
+            words_of(&s.rest).zip(words_of(&expand(INPUT, &s.seed, 100))).map(|(b, a)| a.wrapping_add(b)).collect()
+        };
+        let [first, second] = [0, 1].map(|_| SharedInput::of_words(&x, b"pub").unwrap());
+        assert_ne!(first.seed, second.seed);
+        assert_ne!(first.rest, second.rest);
+        assert_eq!(open(&first), x);
+        assert_eq!(open(&second), x);
+    }
+
+    /// Masks asked for piece by piece are the one stream that party 0 expands.
+    #[test]
+    fn masks_in_pieces_are_the_stream_of_the_seed() {
+        let mut seen = Vec::new();
+        let shared = SharedInput::with_masks(b"", |mask| {
+            for n in [1, 3, 2] {
+                let mut piece = vec![0; n];
+                mask(&mut piece);
+                seen.extend(piece);
+            }
+            Vec::new()
+        });
+        assert_eq!(seen, words_of(&expand(INPUT, &shared.unwrap().seed, 6)).collect::<Vec<_>>());
     }
 
     #[test]

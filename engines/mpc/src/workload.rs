@@ -1,6 +1,7 @@
 //! What the roles evaluate, as far as the network has to know.
 
 use sprint_mpc_core::{DealerMachine, MachineError, PartyId, PartyMachine};
+use zeroize::Zeroizing;
 
 use crate::Digest;
 
@@ -23,8 +24,8 @@ pub trait Workload: Send + Sync {
 
 /// A party's share of one request.
 pub struct PartyInput {
-    /// Additive share of the input over Z_2^64.
-    pub words: Vec<u64>,
+    /// Additive share of the input: little-endian words of Z_2^64.
+    pub share: Zeroizing<Vec<u8>>,
     /// What both parties may see: key masks, lengths.
     pub public: Vec<u8>,
 }

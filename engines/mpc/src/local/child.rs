@@ -63,7 +63,9 @@ impl Process {
         let certificate = serde_json::to_string(&identity.certificate_pem())?;
         // Allocated once: a buffer that grows would leave pieces of the key behind.
         let mut line = Zeroizing::new(Vec::with_capacity(settings.len() + certificate.len() + 4096));
-        line.extend_from_slice(format!("{{\"settings\":{settings},\"identity\":{{\"certificate\":{certificate},\"key\":").as_bytes());
+        line.extend_from_slice(
+            format!("{{\"settings\":{settings},\"identity\":{{\"certificate\":{certificate},\"key\":").as_bytes(),
+        );
         serde_json::to_writer(&mut *line, identity.key_pem().as_str())?;
         line.extend_from_slice(b"}}\n");
         let stdin = self.stdin.as_mut().ok_or(std::io::ErrorKind::BrokenPipe)?;

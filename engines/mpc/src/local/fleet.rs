@@ -15,6 +15,7 @@ use crate::error::RoleError;
 use crate::hello::{Binding, shake};
 use crate::meter::RoleMeter;
 use crate::net::{Dial, Endpoint, Identity, LinkShape, Net, Traffic, connect};
+use crate::request::SharedInput;
 use crate::roles::{CONFIG_VERSION, Event, Limits, PeerConfig, Settings};
 use crate::workload::ProgramShape;
 use crate::{BatchId, CertPin, Digest, Role, SessionId};
@@ -167,9 +168,9 @@ impl LocalFleet {
         Ok(())
     }
 
-    /// One inference: words over Z_2^64 in, words out.
-    pub fn infer(&mut self, program: u32, input: &[u64], public: &[u8]) -> Result<Vec<u64>, FleetError> {
-        self.with_client(|client| client.infer(program, input, public))
+    /// One inference: a shared input in, the output words over Z_2^64 back.
+    pub fn infer(&mut self, program: u32, input: SharedInput) -> Result<Vec<u64>, FleetError> {
+        self.with_client(|client| client.infer(program, input))
     }
 
     /// Has the material of the next inference fetched, as far as the stocks hold it, so that [`LocalFleet::infer`] is online work only.
@@ -287,7 +288,13 @@ fn broken() -> FleetError {
     RoleError::Config("the session is over".into()).into()
 }
 
-fn settings(options: &FleetOptions, session: SessionId, role: Role, pins: &BTreeMap<Role, CertPin>, addrs: &BTreeMap<Role, String>) -> Settings {
+fn settings(
+    options: &FleetOptions,
+    session: SessionId,
+    role: Role,
+    pins: &BTreeMap<Role, CertPin>,
+    addrs: &BTreeMap<Role, String>,
+) -> Settings {
     let peer = |peer: Role| PeerConfig {
         role: peer,
         pin: pins[&peer],

@@ -77,9 +77,10 @@ impl Ends {
             Some(after) => timeout(after, io).await.map_err(|_| NetError::Stalled { wait: self.wait(what), after })?,
         };
         done.map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
-                NetError::Closed { wait: self.wait(what) }
-            }
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted => NetError::Closed { wait: self.wait(what) },
             _ => NetError::Io { wait: self.wait(what), source },
         })
     }
@@ -110,7 +111,14 @@ pub(crate) struct Link {
 }
 
 /// A link over a stream that is already secured, or needs no security because it never leaves the process.
-pub(crate) fn plain_link(me: Role, peer: Role, at: String, stall: Duration, stream: Box<dyn Stream>, counters: Arc<Counters>) -> Link {
+pub(crate) fn plain_link(
+    me: Role,
+    peer: Role,
+    at: String,
+    stall: Duration,
+    stream: Box<dyn Stream>,
+    counters: Arc<Counters>,
+) -> Link {
     let ends = Ends { me, peer, at, stall };
     let (read, write) = tokio::io::split(stream);
     Link {
@@ -142,7 +150,13 @@ impl LinkReader {
     }
 
     /// The next frame of `kind`, `min` to `max` bytes long, in two parts: a prefix of `min` bytes and the rest.
-    pub(crate) async fn recv_prefixed(&mut self, kind: Kind, min: usize, max: usize, what: What) -> Result<(Vec<u8>, Vec<u8>), NetError> {
+    pub(crate) async fn recv_prefixed(
+        &mut self,
+        kind: Kind,
+        min: usize,
+        max: usize,
+        what: What,
+    ) -> Result<(Vec<u8>, Vec<u8>), NetError> {
         let header = self.header(kind, what, None).await?;
         let len = header.len as usize;
         if !(min..=max).contains(&len) {
@@ -190,7 +204,13 @@ impl LinkReader {
         Ok(())
     }
 
-    async fn payload(&mut self, kind: Kind, header: Header, due: std::ops::RangeInclusive<usize>, what: What) -> Result<Vec<u8>, NetError> {
+    async fn payload(
+        &mut self,
+        kind: Kind,
+        header: Header,
+        due: std::ops::RangeInclusive<usize>,
+        what: What,
+    ) -> Result<Vec<u8>, NetError> {
         let len = header.len as usize;
         if !due.contains(&len) {
             return Err(NetError::Length { wait: self.ends.wait(what), expected: *due.end(), actual: len });
@@ -317,7 +337,13 @@ impl Link {
     }
 
     /// Sends one frame and receives one, at the same time.
-    pub(crate) async fn exchange(&mut self, kind: Kind, payload: &[u8], peer_len: usize, what: What) -> Result<Vec<u8>, NetError> {
+    pub(crate) async fn exchange(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        peer_len: usize,
+        what: What,
+    ) -> Result<Vec<u8>, NetError> {
         let Self { reader, writer } = self;
         let mut send = pin!(writer.send(kind, payload, what));
         let mut recv = pin!(reader.recv(kind, peer_len, what));

@@ -21,10 +21,10 @@ pub(crate) use count::Counters;
 pub use error::{Class, NetError};
 pub use frame::Kind;
 pub use identity::{Identity, IdentityError, IdentityPem};
+pub use link::Traffic;
 #[cfg(test)]
 pub(crate) use link::plain_link;
 pub(crate) use link::{Link, LinkReader, LinkWriter};
-pub use link::Traffic;
 pub(crate) use runtime::{Dial, Listener, Net, both, connect, together};
 pub use shape::LinkShape;
 pub(crate) use tls::Endpoint;

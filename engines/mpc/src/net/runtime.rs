@@ -11,12 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::NetError;
 use super::count::{Counted, Counters};
 use super::link::{LAST_WORDS, Link, plain_link};
 use super::shape::{LinkShape, shaped};
 use super::tls::{Endpoint, Stream, TlsError};
 use super::wait::{Wait, What};
-use super::NetError;
 use crate::Role;
 
 /// Drives sockets and clocks on one thread of its own; the calling threads poll their own links, so a round costs no hand-over of data.
@@ -27,7 +27,8 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new() -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).thread_name("net").enable_all().build()?;
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).thread_name("net").enable_all().build()?;
         let handle = runtime.handle().clone();
         Ok(Self { runtime: Some(runtime), handle })
     }
@@ -74,13 +75,21 @@ impl Listener {
 
     /// Waits for one connection from each of `due`, in any order, with the link shape each gets. A connection that fails TLS (a port
     /// scanner, a stranger, a wrong certificate) is dropped and does not hold up the roles that are due.
-    pub(crate) async fn accept(&self, endpoint: &Endpoint, me: Role, due: &[(Role, LinkShape)], dial: Dial) -> Result<Vec<Link>, NetError> {
+    pub(crate) async fn accept(
+        &self,
+        endpoint: &Endpoint,
+        me: Role,
+        due: &[(Role, LinkShape)],
+        dial: Dial,
+    ) -> Result<Vec<Link>, NetError> {
         let deadline = Instant::now() + dial.connect;
         let mut links: Vec<Link> = Vec::new();
         while links.len() < due.len() {
             let missing: Vec<Role> = due.iter().map(|d| d.0).filter(|role| links.iter().all(|l| l.peer() != *role)).collect();
             let wait = || Wait { waiter: me, what: What::Connection, from: missing[0], at: self.addr.to_string() };
-            let accepted = timeout_at(deadline, self.inner.accept()).await.map_err(|_| NetError::Stalled { wait: wait(), after: dial.connect })?;
+            let accepted = timeout_at(deadline, self.inner.accept())
+                .await
+                .map_err(|_| NetError::Stalled { wait: wait(), after: dial.connect })?;
             let (tcp, from) = accepted.map_err(|source| NetError::Io { wait: wait(), source })?;
             match self.secure(endpoint, me, due, &missing, tcp, from, dial).await {
                 Ok(link) => links.push(link),
@@ -123,7 +132,9 @@ pub(crate) async fn connect(endpoint: &Endpoint, me: Role, peer: Role, addr: &st
     let tcp = loop {
         match timeout_at(deadline, TcpStream::connect(addr)).await.map_err(stalled)? {
             Ok(tcp) => break tcp,
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => {
+                sleep(Duration::from_millis(50)).await
+            }
             Err(source) => return Err(NetError::Io { wait: wait(), source }),
         }
     };
@@ -141,12 +152,19 @@ pub(crate) async fn connect(endpoint: &Endpoint, me: Role, peer: Role, addr: &st
 }
 
 /// Runs three futures at the same time to their ends.
-pub(crate) async fn together<A, B, C>(a: impl Future<Output = A>, b: impl Future<Output = B>, c: impl Future<Output = C>) -> (A, B, C) {
+pub(crate) async fn together<A, B, C>(
+    a: impl Future<Output = A>,
+    b: impl Future<Output = B>,
+    c: impl Future<Output = C>,
+) -> (A, B, C) {
     tokio::join!(a, b, c)
 }
 
 /// Runs two futures at the same time; when one fails the other has a moment to tell its side, and is then given up.
-pub(crate) async fn both<T, E>(a: impl Future<Output = Result<T, E>>, b: impl Future<Output = Result<T, E>>) -> Result<(T, T), Vec<E>> {
+pub(crate) async fn both<T, E>(
+    a: impl Future<Output = Result<T, E>>,
+    b: impl Future<Output = Result<T, E>>,
+) -> Result<(T, T), Vec<E>> {
     let (mut a, mut b) = (pin!(a), pin!(b));
     let (first, second) = tokio::select! {
         first = &mut a => match first {

@@ -7,14 +7,19 @@ use std::time::{Duration, Instant};
 use super::fault::{Fault, faulty, memory};
 use super::frame::Kind;
 use super::tls::Stream;
-use super::{Class, Counters, Dial, Endpoint, Identity, Link, LinkShape, Listener, Net, NetError, What, connect, plain_link, together};
+use super::{
+    Class, Counters, Dial, Endpoint, Identity, Link, LinkShape, Listener, Net, NetError, What, connect, plain_link, together,
+};
 use crate::{CertPin, Role};
 
 const STALL: Duration = Duration::from_millis(300);
 
 fn links([a, b]: [Box<dyn Stream>; 2]) -> [Link; 2] {
     let [ca, cb] = [0, 1].map(|_| Arc::new(Counters::default()));
-    [plain_link(Role::Party0, Role::Party1, "b".into(), STALL, a, ca), plain_link(Role::Party1, Role::Party0, "a".into(), STALL, b, cb)]
+    [
+        plain_link(Role::Party0, Role::Party1, "b".into(), STALL, a, ca),
+        plain_link(Role::Party1, Role::Party0, "a".into(), STALL, b, cb),
+    ]
 }
 
 fn round(round: u32) -> What {
@@ -59,7 +64,8 @@ fn a_frame_of_another_length_is_refused_before_it_is_read() {
     net.block_on(async {
         let [mut a, mut b] = links(memory());
         // A terabyte is announced, and not one byte of it has to be there for the refusal.
-        let (sent, got, ()) = together(a.send(Kind::Round, &[0; 11], round(0)), b.recv(Kind::Round, 10, round(0)), async {}).await;
+        let (sent, got, ()) =
+            together(a.send(Kind::Round, &[0; 11], round(0)), b.recv(Kind::Round, 10, round(0)), async {}).await;
         sent.unwrap();
         assert!(matches!(got, Err(NetError::Length { expected: 10, actual: 11, .. })));
         assert_eq!(b.traffic().payload_received, 0);
@@ -92,7 +98,8 @@ fn a_flipped_payload_bit_shows_in_the_transcripts() {
         net.block_on(async {
             let [mut a, mut b] = links(faulty(fault));
             let (x, y, ()) =
-                together(a.exchange(Kind::Round, &[7; 5], 6, round(0)), b.exchange(Kind::Round, &[8; 6], 5, round(0)), async {}).await;
+                together(a.exchange(Kind::Round, &[7; 5], 6, round(0)), b.exchange(Kind::Round, &[8; 6], 5, round(0)), async {})
+                    .await;
             assert_eq!(x.unwrap(), [8; 6]);
             y.unwrap();
             assert_eq!(a.transcripts().1, b.transcripts().0);
@@ -107,8 +114,12 @@ fn frames_larger_than_all_buffers_cross_in_both_directions_at_once() {
     net.block_on(async {
         let [mut a, mut b] = links(memory());
         let big = vec![5; 3 << 20];
-        let (x, y, ()) =
-            together(a.exchange(Kind::Round, &big, big.len(), round(0)), b.exchange(Kind::Round, &big, big.len(), round(0)), async {}).await;
+        let (x, y, ()) = together(
+            a.exchange(Kind::Round, &big, big.len(), round(0)),
+            b.exchange(Kind::Round, &big, big.len(), round(0)),
+            async {},
+        )
+        .await;
         assert!(x.unwrap() == big && y.unwrap() == big);
         assert_eq!(a.traffic().payload_sent, big.len() as u64);
     });
@@ -146,7 +157,13 @@ impl Town {
 const DIAL: Dial = Dial { connect: Duration::from_millis(800), stall: STALL, shape: LinkShape::LOOPBACK };
 
 /// Party 0 listens for `due`; `server` and `client` are the two ends' certificates and pins.
-fn meet(server: &Endpoint, client: &Endpoint, as_role: Role, due: Role, shape: LinkShape) -> (Result<Link, NetError>, Result<Link, NetError>) {
+fn meet(
+    server: &Endpoint,
+    client: &Endpoint,
+    as_role: Role,
+    due: Role,
+    shape: LinkShape,
+) -> (Result<Link, NetError>, Result<Link, NetError>) {
     let net = Net::new().unwrap();
     net.block_on(async {
         let listener = Listener::bind("127.0.0.1:0").await.unwrap();
@@ -219,20 +236,30 @@ fn a_shaped_link_has_the_delay_and_the_rate_it_was_given() {
         let addr = listener.addr().to_string();
         let dial = Dial { shape, ..DIAL };
         let due = [(Role::Party1, shape)];
-        let (a, b, ()) =
-            together(listener.accept(&server, Role::Party0, &due, dial), connect(&client, Role::Party1, Role::Party0, &addr, dial), async {})
-                .await;
+        let (a, b, ()) = together(
+            listener.accept(&server, Role::Party0, &due, dial),
+            connect(&client, Role::Party1, Role::Party0, &addr, dial),
+            async {},
+        )
+        .await;
         let (mut a, mut b) = (a.unwrap().pop().unwrap(), b.unwrap());
         for (bytes, least) in [(10, 20), (1_000_000, 120)] {
             let payload = vec![1; bytes];
             let started = Instant::now();
-            let (x, y, ()) =
-                together(a.exchange(Kind::Round, &payload, bytes, round(0)), b.exchange(Kind::Round, &payload, bytes, round(0)), async {}).await;
+            let (x, y, ()) = together(
+                a.exchange(Kind::Round, &payload, bytes, round(0)),
+                b.exchange(Kind::Round, &payload, bytes, round(0)),
+                async {},
+            )
+            .await;
             x.unwrap();
             y.unwrap();
             let took = started.elapsed();
             // Half a round trip and the airtime; above, only what a busy machine adds.
-            assert!(took >= Duration::from_millis(least) && took < Duration::from_millis(least + 150), "{bytes} bytes took {took:?}");
+            assert!(
+                took >= Duration::from_millis(least) && took < Duration::from_millis(least + 150),
+                "{bytes} bytes took {took:?}"
+            );
         }
     });
 }

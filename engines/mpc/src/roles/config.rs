@@ -27,13 +27,23 @@ pub struct Limits {
     pub inference_s: f64,
     /// Bytes of material a party holds in memory.
     pub stock_bytes: u64,
+    /// Bytes of material a party holds on disk beside its ledger, beyond memory.
+    pub spool_bytes: u64,
     /// Inferences whose material is ordered before their requests come.
     pub lookahead: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connect_s: 60.0, stall_s: 60.0, offline_s: 1800.0, inference_s: 3600.0, stock_bytes: 256 << 20, lookahead: 2 }
+        Self {
+            connect_s: 60.0,
+            stall_s: 60.0,
+            offline_s: 1800.0,
+            inference_s: 3600.0,
+            stock_bytes: 256 << 20,
+            spool_bytes: 8 << 30,
+            lookahead: 2,
+        }
     }
 }
 

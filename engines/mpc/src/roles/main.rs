@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -15,6 +16,7 @@ use crate::dealer;
 use crate::error::RoleError;
 use crate::hello::{Binding, shake};
 use crate::ledger::Ledger;
+use crate::material::StockLimits;
 use crate::meter::{RoleMeter, peak_rss, process_cpu_s};
 use crate::net::{Counters, Dial, Endpoint, Identity, Link, Listener, Net, connect};
 use crate::party::{Party, PartyAccount, PartyLinks, PartyOptions, PartySetup};
@@ -31,7 +33,12 @@ pub type WorkloadFactory = fn(Role, &serde_json::Value) -> Result<Arc<dyn Worklo
 
 /// Runs one role to its end: reads one line of configuration from `stdin`, then watches `stdin`; at its end the process exits at once, so a
 /// role never outlives its spawner. Tells what happens as lines of JSON on `stdout`.
-pub fn role_main(role: Role, stdin: impl Read + Send + 'static, stdout: impl Write + Send + 'static, factory: WorkloadFactory) -> ExitCode {
+pub fn role_main(
+    role: Role,
+    stdin: impl Read + Send + 'static,
+    stdout: impl Write + Send + 'static,
+    factory: WorkloadFactory,
+) -> ExitCode {
     let voice = Voice(Arc::new(Mutex::new(stdout)));
     let mut stdin = BufReader::new(stdin);
     let outcome = read_config(&mut stdin, role).and_then(|config| {
@@ -130,26 +137,28 @@ impl Place {
         let role = Role::from(me);
         let listener = self.net.block_on(Listener::bind(&self.settings.bind))?;
         voice.say(&Event::Listening { role, addr: listener.addr().to_string() });
-        let ledger = self.settings.ledger.as_deref().ok_or_else(|| RoleError::Config(format!("{role} has no ledger")))?;
-        let ledger = Ledger::open(ledger)?;
+        let path = self.settings.ledger.as_deref().ok_or_else(|| RoleError::Config(format!("{role} has no ledger")))?;
+        let ledger = Ledger::open(path)?;
         let workload = factory(role, &self.settings.workload)?;
         let mut links = self.party_links(me, &listener)?;
         let binding = self.binding(&*workload);
         self.shake(&mut [&mut links.peer, &mut links.dealer, &mut links.client], &binding)?;
         voice.say(&Event::Ready { role });
 
+        let setup = process_cpu_s();
         let counters = count([&links.peer, &links.dealer, &links.client]);
         let limits = self.settings.limits;
         let options = PartyOptions {
             stall: limits.stall(),
-            stock_bytes: usize::try_from(limits.stock_bytes).unwrap_or(usize::MAX),
+            stock: StockLimits { memory: usize::try_from(limits.stock_bytes).unwrap_or(usize::MAX), disk: limits.spool_bytes },
+            spool: path.parent().map(Path::to_owned).unwrap_or_default(),
             plan: self.settings.plan.clone(),
             lookahead: limits.lookahead,
             offline_limit: limits.offline(),
         };
         let mut party = Party::open(PartySetup { net: self.net.clone(), me, binding, workload, options, ledger }, links)?;
         party.serve(&mut |meter| voice.say(&Event::Inference { role, meter: meter.clone() }))?;
-        Ok(account(party.into_account(), Vec::new(), &counters))
+        Ok(account(party.into_account(), Vec::new(), &counters, setup))
     }
 
     /// Party 1 dials party 0; both wait for the others.
@@ -177,9 +186,10 @@ impl Place {
         let binding = self.binding(&*workload);
         self.shake(&mut [&mut link0, &mut link1], &binding)?;
         voice.say(&Event::Ready { role });
+        let setup = process_cpu_s();
         let counters = count([&link0, &link1]);
         let seconds = dealer::serve(&self.net, self.settings.session, &*workload, [link0, link1])?;
-        Ok(account(PartyAccount::default(), seconds, &counters))
+        Ok(account(PartyAccount::default(), seconds, &counters, setup))
     }
 }
 
@@ -187,7 +197,7 @@ fn count<const N: usize>(links: [&Link; N]) -> Vec<(Role, Arc<Counters>)> {
     links.map(|l| (l.peer(), l.counters())).into()
 }
 
-fn account(party: PartyAccount, offline_s: Vec<f64>, counters: &[(Role, Arc<Counters>)]) -> RoleMeter {
+fn account(party: PartyAccount, offline_s: Vec<f64>, counters: &[(Role, Arc<Counters>)], setup_cpu_s: f64) -> RoleMeter {
     let links: BTreeMap<_, _> = counters.iter().map(|(role, c)| (role.name().to_owned(), c.traffic())).collect();
     RoleMeter {
         inferences: party.inferences,
@@ -195,6 +205,7 @@ fn account(party: PartyAccount, offline_s: Vec<f64>, counters: &[(Role, Arc<Coun
         by_gate: party.by_gate.into_rows(),
         links,
         cpu_s: process_cpu_s(),
+        setup_cpu_s,
         peak_rss: peak_rss(),
         offline_s,
     }

@@ -4,7 +4,7 @@ mod config;
 mod event;
 mod main;
 
-pub(crate) use config::{CONFIG_VERSION, PeerConfig, Settings};
 pub use config::Limits;
+pub(crate) use config::{CONFIG_VERSION, PeerConfig, Settings};
 pub use event::Event;
 pub use main::{WorkloadFactory, role_main};

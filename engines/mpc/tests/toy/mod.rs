@@ -75,7 +75,7 @@ impl Workload for Loaded {
     }
 
     fn party(&self, me: PartyId, _: u32, input: PartyInput) -> Result<Box<dyn PartyMachine>, MachineError> {
-        Ok(Box::new(Squarer { toy: self.toy, me, x: input.words, pending: None, round: 0 }))
+        Ok(Box::new(Squarer { toy: self.toy, me, x: words(&input.share), pending: None, round: 0 }))
     }
 
     fn dealer(&self, program: u32) -> Result<Box<dyn DealerMachine>, MachineError> {

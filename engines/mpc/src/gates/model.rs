@@ -1,0 +1,203 @@
+//! A model split for two parties: what both may see, and a share for each.
+//!
+//! ```text
+//! share file   "SFSHARE1"  party u8  0×7  sharing[32]  public[32]  check[32]  words …
+//! ```
+//!
+//! `sharing` is drawn afresh by each sharing, so shares of different sharings do not pass for a pair; `public` is the digest of the public part;
+//! `check` is BLAKE3 of the words. The model's digest, which the handshake compares, is over spec, policy, `public` and `sharing`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sprint_model::checkpoint::{params_from_safetensors, params_to_safetensors};
+use sprint_model::{Checkpoint, ModelSpec, ParamPath, Part, TensorData, Visibility, WeightPolicy};
+use sprint_mpc_core::{MachineError, Mode, PartyId, PrivateWeights, Program, PublicWeights, os_randomness};
+use zeroize::Zeroizing;
+
+use super::session::GateError;
+use super::setup::{ProgramSize, compile_one};
+use crate::Digest;
+use crate::error::RoleError;
+
+const MAGIC: &[u8; 8] = b"SFSHARE1";
+const HEADER: usize = 16 + 3 * 32;
+/// The largest file a party reads.
+const MAX_FILE: u64 = 16 << 30;
+
+/// The result of sharing a model.
+pub struct SharedModel {
+    /// The public parameters that the parties need, as safetensors: no embeddings, for the client looks those up.
+    pub public: Vec<u8>,
+    /// Each party's share file; a secret of that party.
+    pub shares: [Zeroizing<Vec<u8>>; 2],
+    /// Names this sharing of this model.
+    pub digest: Digest,
+}
+
+impl std::fmt::Debug for SharedModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedModel({})", self.digest)
+    }
+}
+
+/// A party's two files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFiles {
+    /// The public part.
+    pub public: PathBuf,
+    /// This party's share.
+    pub share: PathBuf,
+}
+
+impl SharedModel {
+    /// Splits `checkpoint` by `policy`.
+    pub fn split(checkpoint: &Checkpoint, policy: WeightPolicy, mode: Mode) -> Result<Self, GateError> {
+        checkpoint.require_complete()?;
+        let spec = checkpoint.spec();
+        let public = params_to_safetensors(public_params(checkpoint, policy))?;
+        let mut sharing = [0; 32];
+        getrandom::fill(&mut sharing).map_err(|e| RoleError::System(e.to_string()))?;
+        let program = compile_one(spec, policy, mode, ProgramSize { batch: 1, tokens: 8 })?;
+        let shares = PrivateWeights::share(&program, checkpoint, &mut os_randomness)?;
+        let public_digest = *blake3::hash(&public).as_bytes();
+        let digest = model_digest(spec, policy, &public_digest, &sharing);
+        let file = |me: PartyId| share_file(me, &sharing, &public_digest, &shares[me.index()].to_bytes());
+        Ok(Self { public, shares: [file(PartyId::P0), file(PartyId::P1)], digest })
+    }
+
+    /// Writes the three files into `folder`, the shares for their owner's eyes only.
+    pub fn write(&self, folder: &Path) -> io::Result<[ModelFiles; 2]> {
+        let public = folder.join("public.safetensors");
+        fs::write(&public, &self.public)?;
+        let files = |party: usize| ModelFiles { public: public.clone(), share: folder.join(format!("party-{party}.share")) };
+        let both = [files(0), files(1)];
+        for (files, bytes) in both.iter().zip(&self.shares) {
+            write_private(&files.share, bytes)?;
+        }
+        Ok(both)
+    }
+}
+
+/// Writes a file that only its owner can read.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// A party's weights, ready for all programs of a session.
+pub(crate) struct Weights {
+    pub(crate) public: PublicWeights,
+    pub(crate) private: PrivateWeights,
+}
+
+impl Weights {
+    /// Reads and checks both files against the digest that the session names.
+    pub(crate) fn load(
+        me: PartyId,
+        spec: &ModelSpec,
+        policy: WeightPolicy,
+        program: &Program,
+        files: &ModelFiles,
+        expected: Digest,
+    ) -> Result<Self, RoleError> {
+        let share = Zeroizing::new(read(&files.share)?);
+        let share =
+            ShareFile::parse(&share, me).map_err(|what| RoleError::Config(format!("{}: {what}", files.share.display())))?;
+        let bytes = read(&files.public)?;
+        let actual = model_digest(spec, policy, blake3::hash(&bytes).as_bytes(), share.sharing);
+        if actual != expected || blake3::hash(&bytes).as_bytes() != share.public {
+            return Err(RoleError::Model { expected, actual });
+        }
+        let unfit = |e: String| RoleError::Config(format!("{}: {e}", files.public.display()));
+        let name = files.public.display().to_string();
+        let params = params_from_safetensors(&name, &bytes).map_err(|e| unfit(e.to_string()))?;
+        drop(bytes);
+        let checkpoint = without_embeddings(&name, spec, params).map_err(|e| unfit(e.to_string()))?;
+        let machine = |e: MachineError| unfit(e.to_string());
+        let public = PublicWeights::prepare(program, &checkpoint).map_err(machine)?;
+        let private = PrivateWeights::from_bytes(program, share.words).map_err(machine)?;
+        Ok(Self { public, private })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RoleError> {
+    let failed = |source| RoleError::File { path: path.to_owned(), source };
+    let len = fs::metadata(path).map_err(failed)?.len();
+    if len > MAX_FILE {
+        return Err(failed(io::ErrorKind::FileTooLarge.into()));
+    }
+    fs::read(path).map_err(failed)
+}
+
+fn public_params(checkpoint: &Checkpoint, policy: WeightPolicy) -> BTreeMap<&ParamPath, &TensorData> {
+    let parameters = checkpoint.spec().parameters();
+    let kept = parameters.iter().filter(|p| p.part != Part::Embeddings && policy.visibility(p) == Visibility::Public);
+    kept.filter_map(|p| checkpoint.params().get_key_value(&p.path)).collect()
+}
+
+/// A checkpoint is complete only with embeddings; the parties never read them, so tables of the least size stand in.
+fn without_embeddings(
+    name: &str,
+    spec: &ModelSpec,
+    mut params: BTreeMap<ParamPath, TensorData>,
+) -> Result<Checkpoint, GateError> {
+    let spec =
+        ModelSpec { vocab: spec.pad_token as usize + 1, token_types: 1, positions: spec.pad_token as usize + 2, ..spec.clone() };
+    for p in spec.parameters().into_iter().filter(|p| p.part == Part::Embeddings) {
+        let zeros = TensorData::new(p.shape.clone(), vec![0.0; p.len()]).expect("as many zeros as the shape has places");
+        params.insert(p.path, zeros);
+    }
+    Ok(Checkpoint::from_params(name, spec, params)?)
+}
+
+fn model_digest(spec: &ModelSpec, policy: WeightPolicy, public: &[u8; 32], sharing: &[u8; 32]) -> Digest {
+    let text = serde_json::to_vec(&(spec, policy)).expect("a spec is numbers and names");
+    let mut hasher = blake3::Hasher::new_derive_key("sprint-flow shared model v1");
+    hasher.update(&(text.len() as u64).to_le_bytes()).update(&text).update(public).update(sharing);
+    Digest::new(*hasher.finalize().as_bytes())
+}
+
+fn share_file(me: PartyId, sharing: &[u8; 32], public: &[u8; 32], words: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut file = Zeroizing::new(Vec::with_capacity(HEADER + words.len()));
+    file.extend_from_slice(MAGIC);
+    file.extend_from_slice(&[me.index() as u8, 0, 0, 0, 0, 0, 0, 0]);
+    file.extend_from_slice(sharing);
+    file.extend_from_slice(public);
+    file.extend_from_slice(blake3::hash(words).as_bytes());
+    file.extend_from_slice(words);
+    file
+}
+
+/// A share file's parts.
+struct ShareFile<'a> {
+    sharing: &'a [u8; 32],
+    public: &'a [u8; 32],
+    words: &'a [u8],
+}
+
+impl<'a> ShareFile<'a> {
+    fn parse(bytes: &'a [u8], me: PartyId) -> Result<Self, &'static str> {
+        let (header, words) = bytes.split_at_checked(HEADER).ok_or("cut short")?;
+        if header[..8] != MAGIC[..] {
+            return Err("not a share file");
+        }
+        if header[8..16] != [me.index() as u8, 0, 0, 0, 0, 0, 0, 0] {
+            return Err("the other party's share");
+        }
+        let field = |at: usize| header[at..at + 32].try_into().expect("32 bytes within a header");
+        if field(80) != blake3::hash(words).as_bytes() {
+            return Err("damaged");
+        }
+        Ok(Self { sharing: field(16), public: field(48), words })
+    }
+}

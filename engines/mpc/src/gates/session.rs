@@ -1,0 +1,129 @@
+//! The client's side of real programs: text batches in, logits out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sprint_model::{Batch, CheckpointError};
+use sprint_mpc_core::{CompileError, MachineError, Program, decode_logits, encode_inputs};
+
+use super::model::ModelFiles;
+use super::setup::{Compiled, GateSetup};
+use super::workload::GateConfig;
+use crate::error::RoleError;
+use crate::local::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet};
+use crate::net::LinkShape;
+use crate::request::{SharedInput, bytes_of};
+use crate::roles::Limits;
+use crate::{BatchId, Role};
+
+/// What a session on this machine is made of.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// The program to run roles with; it must call [`crate::gate_role_main`].
+    pub binary: PathBuf,
+    /// Arguments before the role's name.
+    pub args: Vec<String>,
+    /// Model and programs.
+    pub setup: GateSetup,
+    /// Each party's files.
+    pub files: [ModelFiles; 2],
+    /// Folder of the parties' ledgers.
+    pub ledgers: PathBuf,
+    /// The link between the parties, and of the client to both.
+    pub link: LinkShape,
+    /// The dealer's links.
+    pub dealer_link: LinkShape,
+    /// Limits of all roles.
+    pub limits: Limits,
+    /// Program numbers of the requests to come.
+    pub plan: Vec<u32>,
+}
+
+/// Why a session does not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GateError {
+    /// The model has no program.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The weights do not fit.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Encoding or decoding.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// A role.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// This process.
+    #[error(transparent)]
+    Role(#[from] RoleError),
+}
+
+/// Three processes that evaluate one model, and their client.
+pub struct GateSession {
+    fleet: LocalFleet,
+    programs: Vec<Arc<Program>>,
+}
+
+impl GateSession {
+    /// Starts the processes. Must not be called from inside an asynchronous runtime.
+    pub fn launch(options: &SessionOptions) -> Result<Self, GateError> {
+        let Compiled { programs, shapes, digest } = options.setup.compile()?;
+        let fleet = FleetOptions {
+            binary: options.binary.clone(),
+            args: options.args.clone(),
+            workload: configs(options)?,
+            batch: BatchId::random().map_err(|e| RoleError::System(e.to_string()))?,
+            ledgers: options.ledgers.clone(),
+            link: options.link,
+            dealer_link: options.dealer_link,
+            limits: options.limits,
+            plan: options.plan.clone(),
+        };
+        let side = ClientSide { model: options.setup.model, program: digest, shapes };
+        Ok(Self { fleet: LocalFleet::launch(&fleet, side)?, programs })
+    }
+
+    /// Has the material of the next batch fetched, so that [`GateSession::infer`] is online work only.
+    pub fn prepare(&mut self, program: u32) -> Result<(), GateError> {
+        Ok(self.fleet.prepare(program)?)
+    }
+
+    /// Logits `[batch][outputs]`. `batch` has the size of program number `program`; `embedded` is its clear embedding output,
+    /// `[batch, tokens, hidden]`. Neither leaves this process unshared.
+    pub fn infer(&mut self, program: u32, batch: &Batch, embedded: &[f32]) -> Result<Vec<Vec<f32>>, GateError> {
+        let compiled = self.programs.get(program as usize).ok_or_else(|| MachineError::Input(format!("no program {program}")))?;
+        let input = encode_inputs(compiled, batch, embedded)?;
+        let shared = SharedInput::with_masks(&[], |mask| {
+            let [_, rest] = input.share(mask);
+            rest
+        });
+        let words = self.fleet.infer(program, shared.map_err(|e| RoleError::System(e.to_string()))?)?;
+        // The words are the sum already; as a share, its partner is 0.
+        let words = bytes_of(&words);
+        Ok(decode_logits(compiled, [&words, &vec![0; words.len()]])?)
+    }
+
+    /// The process ids of party 0, party 1 and the dealer.
+    pub fn pids(&self) -> [u32; 3] {
+        self.fleet.pids()
+    }
+
+    /// Ends the session and collects every role's account.
+    pub fn finish(self) -> Result<FleetMeter, GateError> {
+        Ok(self.fleet.finish()?)
+    }
+}
+
+/// Each role's part: the dealer gets shapes, a party its own files.
+fn configs(options: &SessionOptions) -> Result<BTreeMap<Role, serde_json::Value>, GateError> {
+    let [files0, files1] = options.files.clone().map(Some);
+    let roles = [(Role::Party0, files0), (Role::Party1, files1), (Role::Dealer, None)];
+    let configs = roles.into_iter().map(|(role, files)| {
+        let config = serde_json::to_value(GateConfig { setup: options.setup.clone(), files });
+        Ok((role, config.map_err(|e| RoleError::Config(e.to_string()))?))
+    });
+    configs.collect()
+}

@@ -1,0 +1,88 @@
+//! Material that memory does not hold, in files without a name.
+//!
+//! A segment is created, readable by its owner alone, and unlinked at once: nothing is left behind by any death of the process, and the space
+//! returns when the last chunk in it has been taken.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::RoleError;
+
+/// A segment takes chunks until it has this many bytes.
+const SEGMENT: u64 = 64 << 20;
+
+/// Writes chunks, one after another.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    folder: PathBuf,
+    segment: Option<Arc<File>>,
+    end: u64,
+}
+
+/// Where a chunk lies.
+#[derive(Debug)]
+pub(super) struct Slot {
+    segment: Arc<File>,
+    offset: u64,
+    pub(super) len: usize,
+}
+
+impl Spool {
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self { folder, segment: None, end: 0 }
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<Slot, RoleError> {
+        let failed = |source| RoleError::File { path: self.folder.clone(), source };
+        let segment = match &self.segment {
+            Some(open) if self.end < SEGMENT => open.clone(),
+            _ => {
+                self.end = 0;
+                Arc::new(self.create().map_err(failed)?)
+            }
+        };
+        self.segment = Some(segment.clone());
+        segment.write_all_at(bytes, self.end).map_err(failed)?;
+        let slot = Slot { segment, offset: self.end, len: bytes.len() };
+        self.end += bytes.len() as u64;
+        Ok(slot)
+    }
+
+    fn create(&self) -> io::Result<File> {
+        let mut name = [0; 16];
+        getrandom::fill(&mut name)?;
+        let path = self.folder.join(format!("spool-{}", hex::encode(name)));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    }
+}
+
+impl Slot {
+    pub(super) fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.len];
+        self.segment.read_exact_at(&mut bytes, self.offset)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_come_back_and_no_file_has_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(dir.path().to_owned());
+        let slots: Vec<Slot> = (0..5_u8).map(|i| spool.write(&vec![i; 20 << 20]).unwrap()).collect();
+        assert!(!Arc::ptr_eq(&slots[0].segment, &slots[4].segment));
+        assert!(Arc::ptr_eq(&slots[0].segment, &slots[3].segment));
+        for (i, slot) in slots.iter().enumerate() {
+            assert!(slot.read().unwrap() == vec![i as u8; 20 << 20]);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,150 @@
+//! Real gate programs through three processes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sprint_model::{
+    Activation, Architecture, Batch, Checkpoint, Example, HeadSpec, LoraSpec, ModelSpec, Pooling, SoftCaps, Softmax,
+    TargetModules, WeightPolicy,
+};
+use sprint_mpc::{
+    BenchInput, BenchOptions, GateSession, GateSetup, LinkShape, ModelFiles, ProgramSize, SessionOptions, SharedModel, bench_mpc,
+};
+use sprint_mpc_core::{InMemory, Mode, Options, PrivateWeights, PublicWeights, compile, encode_inputs, os_randomness};
+
+const POLICY: WeightPolicy = WeightPolicy::PublicBase { public_a: true };
+const SIZES: [ProgramSize; 2] = [ProgramSize { batch: 1, tokens: 8 }, ProgramSize { batch: 3, tokens: 16 }];
+
+fn spec() -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Bert,
+        layers: 2,
+        hidden: 32,
+        heads: 2,
+        intermediate: 64,
+        vocab: 50,
+        positions: 32,
+        token_types: 2,
+        layer_norm_eps: 1e-12,
+        pad_token: 0,
+        activation: Activation::Gelu,
+        softmax: Softmax::Exact,
+        caps: SoftCaps::default(),
+        hidden_dropout: 0.0,
+        lora: Some(LoraSpec { rank: 4, alpha: 8.0, dropout: 0.0, targets: TargetModules::default() }),
+        head: Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 }),
+    }
+}
+
+fn batch(size: ProgramSize) -> Batch {
+    let length = |row: usize| size.tokens - row * 3;
+    let example = |row: usize| Example { ids: vec![7; length(row)], type_ids: vec![0; length(row)], label: None };
+    let examples: Vec<Example> = (0..size.batch).map(example).collect();
+    Batch::new(&examples, size.tokens, 0).unwrap()
+}
+
+/// Values of about the size that a layer normalisation gives.
+fn embedded(size: ProgramSize, seed: usize) -> Vec<f32> {
+    (0..size.batch * size.tokens * 32).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1000.0 - 1.0).collect()
+}
+
+/// The same program on ring integers in the clear.
+fn simulated(model: &Checkpoint, size: ProgramSize, embedded: &[f32]) -> Vec<Vec<f32>> {
+    let options = Options { mode: Mode::Exact, policy: POLICY, batch: size.batch, tokens: size.tokens };
+    let program = Arc::new(compile(model.spec(), &options).unwrap());
+    let public = Arc::new(PublicWeights::prepare(&program, model).unwrap());
+    let private = PrivateWeights::share(&program, model, &mut os_randomness).unwrap();
+    let input = encode_inputs(&program, &batch(size), embedded).unwrap();
+    InMemory::new(program, public, private).simulate(&input).unwrap()
+}
+
+fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn options(dir: &Path, shared: &SharedModel, files: [ModelFiles; 2]) -> SessionOptions {
+    SessionOptions {
+        binary: std::env::current_exe().unwrap(),
+        args: vec!["gate-role".into()],
+        setup: GateSetup { spec: spec(), policy: POLICY, mode: Mode::Exact, sizes: SIZES.to_vec(), model: shared.digest },
+        files,
+        ledgers: dir.to_owned(),
+        link: LinkShape::LOOPBACK,
+        dealer_link: LinkShape::LOOPBACK,
+        limits: crate::limits(),
+        plan: vec![0, 1],
+    }
+}
+
+pub(crate) fn a_real_model_answers_batches_of_two_sizes() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let model = Checkpoint::random(spec(), 3).unwrap();
+    let shared = SharedModel::split(&model, POLICY, Mode::Exact).unwrap();
+    let files = shared.write(dir.path()).unwrap();
+    for files in &files {
+        assert_eq!(std::fs::metadata(&files.share).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let mut session = GateSession::launch(&options(dir.path(), &shared, files)).unwrap();
+    for (request, program) in [0, 1, 1, 0].into_iter().enumerate() {
+        let size = SIZES[program];
+        let x = embedded(size, request);
+        let logits = session.infer(program as u32, &batch(size), &x).unwrap();
+        let clear = simulated(&model, size, &x);
+        assert!(distance(&logits, &clear) < 5e-3, "{logits:?} {clear:?}");
+        assert!(clear.iter().flatten().any(|v| v.abs() > 1e-2), "a comparison of zeros tells nothing");
+    }
+    let meter = session.finish().unwrap();
+    for party in &meter.parties {
+        assert_eq!(party.inferences.len(), 4);
+        assert!(party.by_part.iter().any(|s| s.name.contains("layer.1")), "{:?}", party.by_part);
+    }
+}
+
+pub(crate) fn shares_of_two_sharings_do_not_pass_for_a_pair() {
+    let [one, two] = [0, 1].map(|_| tempfile::tempdir().unwrap());
+    let model = Checkpoint::random(spec(), 3).unwrap();
+    let [first, second] = [0, 1].map(|_| SharedModel::split(&model, POLICY, Mode::Exact).unwrap());
+    let [files0, _] = first.write(one.path()).unwrap();
+    let [_, files1] = second.write(two.path()).unwrap();
+    let refused = GateSession::launch(&options(one.path(), &first, [files0.clone(), files1])).err().unwrap().to_string();
+    assert!(refused.contains("party 1 failed: the model here has digest"), "{refused}");
+    let swapped = options(one.path(), &first, [files0.clone(), files0]);
+    let refused = GateSession::launch(&swapped).err().unwrap().to_string();
+    assert!(refused.contains("the other party's share"), "{refused}");
+}
+
+pub(crate) fn the_benchmark_reports_what_its_session_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Checkpoint::random(spec(), 5).unwrap();
+    let size = SIZES[1];
+    let x = embedded(size, 1);
+    let clear = simulated(&model, size, &x);
+    let bench = BenchOptions {
+        binary: std::env::current_exe().unwrap(),
+        args: vec!["gate-role".into()],
+        checkpoint: &model,
+        policy: POLICY,
+        mode: Mode::Exact,
+        model: "small".into(),
+        net: "loopback".into(),
+        link: LinkShape::LOOPBACK,
+        runs: 2,
+        folder: dir.path().to_owned(),
+        limits: crate::limits(),
+    };
+    let report = bench_mpc(&bench, &BenchInput { batch: &batch(size), embedded: &x, logits: Some(&clear) }).unwrap();
+    let cost =
+        compile(&spec(), &Options { mode: Mode::Exact, policy: POLICY, batch: size.batch, tokens: size.tokens }).unwrap().cost();
+    assert_eq!(report.rounds, cost.rounds);
+    assert_eq!(report.dealer_bytes, cost.dealer_bytes.map(|b| b + 32));
+    for sent in report.online_bytes_sent {
+        // Headers, TLS records and the three session frames are the rest.
+        let overhead = sent - cost.online_bytes;
+        assert!(overhead > 0 && overhead < 200 * (u64::from(cost.rounds) + 3) + cost.online_bytes / 100, "{overhead}");
+    }
+    assert!(report.total_s.median >= report.online_s.median && report.max_logit_diff.unwrap() < 5e-3, "{report:?}");
+    assert_eq!(report.by_layer.iter().map(|s| s.rounds).sum::<u64>(), 3 * u64::from(cost.rounds));
+    let json = serde_json::to_value(&report).unwrap();
+    assert!(json["online_s"]["median"].is_f64() && json["peak_rss"]["dealer"].is_u64() && json["mode"] == "exact");
+}
