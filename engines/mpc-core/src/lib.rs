@@ -19,6 +19,6 @@ pub use client::{ClientInput, decode_logits, encode_inputs};
 pub use compile::{CompileError, Mode, Options, compile};
 pub use exec::{Dealer, Inputs, Party, SimulateError, simulate};
 pub use machine::{Advance, DealerChunk, DealerMachine, MachineError, MaterialSource, PartyId, PartyMachine};
-pub use program::{Cost, Input, KindCost, Program};
+pub use program::{Cost, Input, KindCost, Program, RoundName};
 pub use runner::{InMemory, RunReport};
 pub use weights::{PrivateWeights, PublicWeights, os_randomness};

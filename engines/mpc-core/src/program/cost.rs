@@ -72,7 +72,7 @@ impl Program {
     }
 }
 
-fn kind(op: &Op) -> &'static str {
+pub(super) fn kind(op: &Op) -> &'static str {
     match op {
         Op::Open { .. } => "open",
         Op::OpenBits { .. } => "open_bits",

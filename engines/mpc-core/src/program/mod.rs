@@ -10,6 +10,7 @@
 
 mod builder;
 mod cost;
+mod rounds;
 mod schedule;
 mod view;
 
@@ -18,6 +19,7 @@ use sprint_model::{LayerNorm, Linear};
 
 pub(crate) use builder::{Builder, Finish};
 pub use cost::{Cost, KindCost};
+pub use rounds::RoundName;
 pub(crate) use schedule::Step;
 pub(crate) use view::{Strided, View};
 
