@@ -13,8 +13,6 @@ mod program;
 mod runner;
 mod weights;
 
-pub(crate) use exec::material as exec_material;
-
 pub use client::{ClientInput, decode_logits, encode_inputs};
 pub use compile::{CompileError, Mode, Options, compile};
 pub use exec::{Dealer, Inputs, Party, SimulateError, simulate};

@@ -4,20 +4,25 @@ use sprint_kernel::{MAX_WEIGHT, PackedWeights};
 use sprint_model::{Checkpoint, ParamPath};
 use zeroize::Zeroizing;
 
+use crate::MachineError;
 use crate::program::{Program, Recipe, Vector};
-use crate::{MachineError, PartyId};
 
 /// The public weights of a program, encoded and packed once for all inferences.
 pub struct PublicWeights {
     pub(crate) linears: Vec<(PackedWeights, Vec<u64>)>,
     pub(crate) vectors: Vec<Vec<f64>>,
+    pub(crate) recipes: [u8; 32],
 }
 
 /// One party's additive shares, over Z_2^64, of the private weights of a program.
 pub struct PrivateWeights {
     /// Weight and bias words of each private layer, in program order.
-    pub(crate) layers: Vec<(Zeroizing<Vec<u64>>, Zeroizing<Vec<u64>>)>,
+    layers: Vec<Layer>,
+    pub(crate) recipes: [u8; 32],
 }
+
+/// A layer's weight and bias words.
+type Layer = (Zeroizing<Vec<u64>>, Zeroizing<Vec<u64>>);
 
 impl std::fmt::Debug for PrivateWeights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -38,9 +43,10 @@ impl PublicWeights {
         let vectors = program.vectors.iter().map(|vector| match vector {
             Vector::Gamma(norm) => values(base, &norm.path.join("weight")),
             Vector::Beta(norm) => values(base, &norm.path.join("bias")),
+            Vector::CentredBeta(norm) => values(base, &norm.path.join("bias")).map(centred),
             Vector::Bias(recipe) => Ok(real(recipe, base)?.1),
         });
-        Ok(Self { linears, vectors: vectors.collect::<Result<_, _>>()? })
+        Ok(Self { linears, vectors: vectors.collect::<Result<_, _>>()?, recipes: program.weights_digest })
     }
 }
 
@@ -72,7 +78,7 @@ impl PrivateWeights {
             }
         }
         let [p0, p1] = layers;
-        Ok([Self { layers: p0 }, Self { layers: p1 }])
+        Ok([p0, p1].map(|layers| Self { layers, recipes: program.weights_digest }))
     }
 
     /// Little-endian words, layer by layer, weight before bias.
@@ -92,7 +98,7 @@ impl PrivateWeights {
             let weight = words.by_ref().take(r.layer.outputs * r.layer.inputs).collect();
             (Zeroizing::new(weight), Zeroizing::new(words.by_ref().take(bias_len(r)).collect()))
         });
-        Ok(Self { layers: layers.collect() })
+        Ok(Self { layers: layers.collect(), recipes: program.weights_digest })
     }
 
     pub(crate) fn words(&self, layer: u32, bias: bool) -> &[u64] {
@@ -105,7 +111,7 @@ impl PrivateWeights {
     pub(crate) fn reconstruct(&self, other: &Self) -> Self {
         let add = |a: &[u64], b: &[u64]| Zeroizing::new(a.iter().zip(b).map(|(x, y)| x.wrapping_add(*y)).collect());
         let layers = self.layers.iter().zip(&other.layers).map(|(a, b)| (add(&a.0, &b.0), add(&a.1, &b.1)));
-        Self { layers: layers.collect() }
+        Self { layers: layers.collect(), recipes: self.recipes }
     }
 }
 
@@ -155,11 +161,18 @@ fn real(recipe: &Recipe, model: &Checkpoint) -> Result<(Vec<f64>, Vec<f64>), Mac
             let mean = (0..rows).map(|r| weight[r * columns + column]).sum::<f64>() / rows as f64;
             (0..rows).for_each(|r| weight[r * columns + column] -= mean);
         }
-        let mean = bias.iter().sum::<f64>() / rows as f64;
-        bias.iter_mut().for_each(|b| *b -= mean);
+        bias = centred(bias);
     }
     weight.iter_mut().chain(&mut bias).for_each(|v| *v *= recipe.gain);
     Ok((weight, bias))
+}
+
+fn centred(mut values: Vec<f64>) -> Vec<f64> {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    for v in &mut values {
+        *v -= mean;
+    }
+    values
 }
 
 /// Fills words from the operating system.
@@ -168,12 +181,5 @@ pub fn os_randomness(words: &mut [u64]) {
     getrandom::fill(&mut bytes).expect("the operating system's generator answers on every supported platform");
     for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = u64::from_le_bytes(chunk.try_into().expect("chunks of 8"));
-    }
-}
-
-impl PartyId {
-    /// Public constants are added by party 0 alone.
-    pub(crate) fn adds_constants(self) -> bool {
-        self == Self::P0
     }
 }

@@ -73,11 +73,10 @@ impl Lowering {
                     self.gain(v, *gain)
                 }
                 Term::Normed(normed) => {
-                    let v = self.affine(normed);
-                    let v = if centred { self.centre(v, x.channels) } else { v };
+                    let v = self.affine(normed, centred);
                     self.gain(v, *gain)
                 }
-                Term::Linear { x, layer } => self.dense(x, layer, *gain, centred)?,
+                Term::Linear { x, layer } => self.dense(x, layer, (*gain, centred), (f, ring))?,
             };
             let part = self.fit(part, f, ring);
             total = Some(match total {
@@ -88,15 +87,21 @@ impl Lowering {
         total.ok_or_else(|| CompileError::Shape("an empty sum".into()))
     }
 
-    /// `γ·d·r + β`.
-    fn affine(&mut self, normed: &Normed) -> Val {
-        const GAMMA: u32 = 10;
+    /// `γ·d·r + β`, less its mean over channels if `centred`: then the precision is that of a factor `1/channels`.
+    fn affine(&mut self, normed: &Normed, centred: bool) -> Val {
+        const GAMMA: u32 = 14;
+        const CENTRED_GAMMA: u32 = 20;
         let v = normed.scaled;
         let len = self.len(v);
-        let gamma = self.b.vector(Vector::Gamma(normed.norm.clone()));
-        let node = self.b.push(Op::MulColumns { src: v.node, vector: gamma, bits: GAMMA }, len);
-        let f = v.f + GAMMA;
-        let beta = self.b.vector(Vector::Beta(normed.norm.clone()));
+        let vector = self.b.vector(Vector::Gamma(normed.norm.clone()));
+        let (op, f, beta) = if centred {
+            let op = Op::CentreColumns { src: v.node, vector, bits: CENTRED_GAMMA };
+            (op, v.f + CENTRED_GAMMA, Vector::CentredBeta(normed.norm.clone()))
+        } else {
+            (Op::MulColumns { src: v.node, vector, bits: GAMMA }, v.f + GAMMA, Vector::Beta(normed.norm.clone()))
+        };
+        let node = self.b.push(op, len);
+        let beta = self.b.vector(beta);
         Val { node: self.b.push(Op::AddColumns { src: node, vector: beta, bits: f }, len), ring: v.ring, f }
     }
 

@@ -2,7 +2,7 @@
 
 use super::act::{Act, Heads};
 use super::{CompileError, Lowering, Precision, Val};
-use crate::program::{Input, NodeId, Op, Strided, View};
+use crate::program::{Form, Input, NodeId, Op, Strided, View};
 
 impl Lowering {
     /// A split as a share with `f` fractional bits in at least `ring` bits, laid out `[batch, heads, tokens, channels]`.
@@ -31,9 +31,8 @@ impl Lowering {
         b: NodeId,
         (m, k, n): (usize, usize, usize),
         batch: usize,
-        transposed: bool,
+        (f, bits, transposed): (u32, u32, bool),
     ) -> Val {
-        let (f, bits) = Precision::ATTENTION;
         let node = self.b.push(Op::MatMul { a, b, batch, m, k, n, transposed, bits }, batch * m * n);
         Val { node, ring: bits, f: 2 * f }
     }
@@ -47,9 +46,11 @@ impl Lowering {
         Val { node: self.b.push(Op::Gather { src, view }, len), ring: 64, f: Precision::INPUT }
     }
 
-    /// The largest of each row of `columns`, up to 1/64: a tree of groups of four.
+    /// The largest of each row of `columns`, up to 1/4: a tree of groups of four.
     ///
-    /// In a group, the six differences are opened once. They give the six comparisons, and with them `max = x_3 + Σ_{i<3} e_i·(x_i - x_3)`,
+    /// The softmax only needs a number near the maximum: it cancels, and the exponent's argument may be up to 0.4.
+    ///
+    /// In a group, the three differences `x_i - x_3` are opened; the others are differences of those. They give the six comparisons, and with them `max = x_3 + Σ_{i<3} e_i·(x_i - x_3)`,
     /// where `e_i` is the product of the three comparisons that `x_i` wins. Two rounds a level.
     pub(crate) fn row_maximum(&mut self, s: Val, columns: usize) -> Val {
         let (f, ring) = Precision::MAXIMUM;
@@ -122,39 +123,41 @@ impl Lowering {
         let len = self.len(difference);
         let open = self.open(difference, a.ring, false, true);
         let wins = self.intervals(open, a.f, 0, &[(Some(0.0), None)]);
-        let wins = self.open_bits(wins);
-        let taken = self.narrow_product(&[(wins, View::ALL), (open, View::ALL)], len, a);
+        let wins = self.open_bits_in(wins, a.ring);
+        let forms = [wins, open].map(|open| Form { open, view: View::ALL, negated: false });
+        let taken = self.narrow_product(forms.to_vec(), len, a);
         self.sum(b, taken)
     }
 
     fn maximum_of_four(&mut self, x: &[Val; 4]) -> Val {
-        const PAIRS: [(usize, usize); 6] = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)];
+        // Pairs with the last are opened, the others are differences of those.
+        const INNER: [(u32, u32); 3] = [(0, 1), (0, 2), (1, 2)];
         let len = self.len(x[0]);
-        let differences: Vec<NodeId> = PAIRS.iter().map(|(i, j)| self.difference(x[*i], x[*j]).node).collect();
-        let all = Val { node: self.b.push(Op::Concat(differences), 6 * len), ..x[0] };
-        let open = self.open(all, x[0].ring, false, true);
-        // First row of bits: x_i ≥ x_j; second row: x_i < x_j.
-        let bits = self.intervals(open, x[0].f, 0, &[(Some(0.0), None)]);
-        let wins = self.open_bits(bits);
-        let loses = self.intervals(open, x[0].f, 0, &[(None, Some(0.0))]);
-        let loses = self.open_bits(loses);
-        let at = |i: usize, j: usize| PAIRS.iter().position(|p| *p == (i.min(j), i.max(j))).expect("every pair is listed") * len;
+        let to_last: Vec<NodeId> = x[..3].iter().map(|v| self.difference(*v, x[3]).node).collect();
+        let to_last = Val { node: self.b.push(Op::Concat(to_last), 3 * len), ..x[0] };
+        let outer = self.open(to_last, x[0].ring, false, true);
+        let inner = self.b.push(Op::Differences { src: outer, count: len, pairs: INNER.to_vec() }, 3 * len);
+        // Bits x_i ≥ x_j for i < j.
+        let [outer_wins, inner_wins] = [outer, inner].map(|open| {
+            let bits = self.intervals(open, x[0].f, 0, &[(Some(0.0), None)]);
+            self.open_bits_in(bits, x[0].ring)
+        });
         let mut best = x[3];
         for i in 0..3 {
-            let mut forms: Vec<(NodeId, View)> = Vec::new();
-            for j in (0..4).filter(|j| *j != i) {
-                forms.push((if i < j { wins } else { loses }, View::at(at(i, j))));
-            }
-            forms.push((open, View::at(at(i, 3))));
-            let taken = self.narrow_product(&forms, len, x[0]);
+            let against = INNER.iter().enumerate().filter_map(|(at, (a, b))| {
+                let negated = *b == i;
+                (*a == i || negated).then(|| Form { open: inner_wins, view: View::at(at * len), negated })
+            });
+            let mut forms: Vec<Form> = against.collect();
+            forms.extend([outer_wins, outer].map(|open| Form { open, view: View::at(i as usize * len), negated: false }));
+            let taken = self.narrow_product(forms, len, x[0]);
             best = self.sum(best, taken);
         }
         best
     }
 
     /// A product of bits and one value in the value's own ring.
-    fn narrow_product(&mut self, forms: &[(NodeId, View)], len: usize, like: Val) -> Val {
-        let forms = forms.iter().map(|(open, view)| crate::program::Form { open: *open, view: *view }).collect();
+    fn narrow_product(&mut self, forms: Vec<Form>, len: usize, like: Val) -> Val {
         Val { node: self.b.push(Op::Product { forms, bits: like.ring }, len), ..like }
     }
 }

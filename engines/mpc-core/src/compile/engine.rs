@@ -53,7 +53,7 @@ impl Engine for Lowering {
                 let weights = self.b.input(Input::MeanWeights, b * t);
                 let weights = Val { node: weights, ring: 64, f: Precision::INPUT };
                 let (a, v) = (self.open(weights, bits, false, true), self.open(v, bits, false, true));
-                let mean = self.matrices(a, v, (1, t, c), b, false);
+                let mean = self.matrices(a, v, (1, t, c), b, (f, bits, false));
                 Ok(Act::value(Val { f: f + Precision::INPUT, ..mean }, 1, c))
             }
         }
@@ -77,7 +77,7 @@ impl Engine for Lowering {
     }
 
     fn scores(&mut self, q: &Heads, k: &Heads, factor: f64) -> Result<Heads, CompileError> {
-        let (f, bits) = Precision::ATTENTION;
+        let (f, bits) = Precision::SCORES;
         let scaled = match q {
             Heads::Split { x, heads } => Heads::Split { x: self.scale(x, factor)?, heads: *heads },
             Heads::Value { val, heads, rows, columns } => {
@@ -87,7 +87,7 @@ impl Engine for Lowering {
         let (q, heads, rows, d) = self.settle(&scaled, f, bits)?;
         let (k, _, columns, _) = self.settle(k, f, bits)?;
         let (q, k) = (self.open(q, bits, false, true), self.open(k, bits, false, true));
-        let val = self.matrices(q, k, (rows, d, columns), self.batch * heads, true);
+        let val = self.matrices(q, k, (rows, d, columns), self.batch * heads, (f, bits, true));
         Ok(Heads::Value { val, heads, rows, columns })
     }
 
@@ -186,7 +186,7 @@ impl Engine for Lowering {
         let (p, heads, rows, keys) = self.settle(p, f, bits)?;
         let (v, _, _, columns) = self.settle(v, f, bits)?;
         let (p, v) = (self.open(p, bits, false, true), self.open(v, bits, false, true));
-        let val = self.matrices(p, v, (rows, keys, columns), self.batch * heads, false);
+        let val = self.matrices(p, v, (rows, keys, columns), self.batch * heads, (f, bits, false));
         Ok(Heads::Value { val, heads, rows, columns })
     }
 

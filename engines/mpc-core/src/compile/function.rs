@@ -93,32 +93,34 @@ impl Lowering {
         Val { node: self.b.push(Op::Scale(slice, by), len), ring: 64, f }
     }
 
-    /// Opens a piece's body; outside its interval the body may be anything.
-    fn body(&mut self, v: Val) -> NodeId {
-        let (f, ring) = Precision::BODY;
-        let v = self.rescale(v, f);
+    /// Opens a piece's body, below `limit` in size inside its interval; outside it may be anything.
+    fn body(&mut self, v: Val, limit: f64) -> NodeId {
+        let ring = Precision::BODY + 2 + limit.log2().ceil().max(0.0) as u32;
+        let v = self.rescale(v, Precision::BODY);
         self.open(v, ring.min(v.ring), true, false)
     }
 
-    /// `x/2 + even(x)` on `|x| < 5` by a Fourier series of the even part, `x` above, 0 below. Error 1e-4 (GELU − ReLU at 5 is 1.4e-6).
+    /// `x/2 + even(x)` on `|x| < 5` by a Fourier series of the even part, `x` above, 0 below. The edges are met to within 1/2, which the series
+    /// covers on one side, and on the other GELU is `x` up to 1.6e-5. Error 2e-4.
     fn gelu(&mut self, x: Val, func: Func) -> Val {
         const EDGE: f64 = 5.0;
+        const EDGE_UNIT: f64 = 0.5;
         let f = Precision::ARGUMENT.0;
         let open = self.argument(x);
         let len = self.b.len(open);
-        let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, EDGE), 16.0, 9, Parity::Even);
+        let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, EDGE + EDGE_UNIT), 16.0, 9, Parity::Even);
         let fit = Fourier { period_bits: 4 + f, cos: even.cos, sin: even.sin };
         let series = self.series(open, fit, 40);
         let half = self.lift(open, f + 1);
-        let series = self.rescale(series, Precision::BODY.0);
-        let half = self.rescale(half, Precision::BODY.0);
+        let series = self.rescale(series, Precision::BODY);
+        let half = self.rescale(half, Precision::BODY);
         let inner = self.sum(series, half);
-        let inner = self.body(inner);
-        let bits = self.intervals(open, f, 4, &[(Some(-EDGE), Some(EDGE)), (Some(EDGE), None)]);
+        let inner = self.body(inner, 8.0);
+        let bits = self.intervals(open, f, f - 1, &[(Some(-EDGE), Some(EDGE)), (Some(EDGE), None)]);
         let bits = self.open_bits(bits);
-        let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, Precision::BODY.0);
+        let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, Precision::BODY);
         let above = self.product(&[(bits, View::at(len)), (open, View::ALL)], len, f);
-        let above = self.rescale(above, Precision::BODY.0);
+        let above = self.rescale(above, Precision::BODY);
         self.sum(inside, above)
     }
 
@@ -141,15 +143,15 @@ impl Lowering {
         };
         let [right, left] = [encode([e, d + 0.5, c, b, a]), encode([e, 0.5 - d, c, -b, a])].map(|coefficients| {
             let node = self.b.push(Op::Polynomial { src: wide, coefficients }, len);
-            self.body(Val { node, ring: 64, f: FINE })
+            self.body(Val { node, ring: 64, f: FINE }, 4.0)
         });
         let ranges = [(Some(0.0), Some(edge)), (Some(-edge), Some(0.0)), (Some(edge), None)];
         let bits = self.intervals(open, f, 0, &ranges);
         let bits = self.open_bits(bits);
-        let right = self.product(&[(bits, View::ALL), (right, View::ALL)], len, Precision::BODY.0);
-        let left = self.product(&[(bits, View::at(len)), (left, View::ALL)], len, Precision::BODY.0);
+        let right = self.product(&[(bits, View::ALL), (right, View::ALL)], len, Precision::BODY);
+        let left = self.product(&[(bits, View::at(len)), (left, View::ALL)], len, Precision::BODY);
         let above = self.product(&[(bits, View::at(2 * len)), (open, View::ALL)], len, f);
-        let above = self.rescale(above, Precision::BODY.0);
+        let above = self.rescale(above, Precision::BODY);
         let sum = self.sum(right, left);
         self.sum(sum, above)
     }
@@ -166,16 +168,16 @@ impl Lowering {
         let len = self.b.len(open);
         let square = self.product(&[(open, View::ALL), (open, View::ALL)], len, 2 * f);
         let square = self.gain(square, 1.0 / 6.0);
-        let square = self.rescale(square, Precision::BODY.0);
+        let square = self.rescale(square, Precision::BODY);
         let half = self.lift(open, f + 1);
-        let half = self.rescale(half, Precision::BODY.0);
+        let half = self.rescale(half, Precision::BODY);
         let inner = self.sum(square, half);
-        let inner = self.body(inner);
+        let inner = self.body(inner, 4.0);
         let bits = self.intervals(open, f, 0, &[(Some(-3.0), Some(3.0)), (Some(3.0), None)]);
         let bits = self.open_bits(bits);
-        let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, Precision::BODY.0);
+        let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, Precision::BODY);
         let above = self.product(&[(bits, View::at(len)), (open, View::ALL)], len, f);
-        let above = self.rescale(above, Precision::BODY.0);
+        let above = self.rescale(above, Precision::BODY);
         self.sum(inside, above)
     }
 
@@ -189,11 +191,11 @@ impl Lowering {
         let odd = fourier(|x| cap * (x / cap).tanh(), (0.0, edge), period.exp2(), 14, Parity::Odd);
         let fit = Fourier { period_bits: (period as i32 + f as i32) as u32, cos: odd.cos, sin: odd.sin };
         let series = self.series(open, fit, 44);
-        let inner = self.body(series);
+        let inner = self.body(series, 1.1 * cap);
         let ranges = [(Some(-edge), Some(edge)), (Some(edge), None), (None, Some(-edge))];
         let bits = self.intervals(open, f, 4, &ranges);
         let bits = self.open_bits(bits);
-        let fine = Precision::BODY.0;
+        let fine = Precision::BODY;
         let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, fine);
         let above = self.bit_constant(bits, len, len, cap, fine);
         let below = self.bit_constant(bits, 2 * len, len, -cap, fine);
@@ -201,20 +203,20 @@ impl Lowering {
         self.sum(sum, below)
     }
 
-    /// `exp x` for `-14 ≤ x ≤ 1/4`, 0 below: the square of a Fourier series of `exp(x/2)`, whose error shrinks with the value.
+    /// `exp x` for `-14 ≤ x ≤ 0.4`, 0 below (met to within 1): the square of a Fourier series of `exp(x/2)`, whose error shrinks with the value.
     fn exponential(&mut self, x: Val) -> Val {
         const EDGE: f64 = -14.0;
         let (f, ring) = Precision::EXP_ARGUMENT;
         let x = self.fit(x, f, ring);
         let open = self.open(x, ring, false, true);
         let len = self.b.len(open);
-        let half = fourier(|x| (0.5 * x).exp(), (EDGE - 0.3, 0.4), 32.0, 10, Parity::Neither);
+        let half = fourier(|x| (0.5 * x).exp(), (EDGE - 1.3, 0.4), 32.0, 10, Parity::Neither);
         let fit = Fourier { period_bits: 5 + f, cos: half.cos, sin: half.sin };
         let series = self.series(open, fit, 40);
-        let fine = Precision::BODY.0 + 1;
+        let fine = Precision::BODY + 1;
         let series = self.rescale(series, fine);
-        let root = self.open(series, 18, true, false);
-        let bits = self.intervals(open, f, 6, &[(Some(EDGE), None)]);
+        let root = self.open(series, fine + 3, true, false);
+        let bits = self.intervals(open, f, f, &[(Some(EDGE), None)]);
         let bits = self.open_bits(bits);
         self.product(&[(bits, View::ALL), (root, View::ALL), (root, View::ALL)], len, 2 * fine)
     }

@@ -7,10 +7,17 @@ use super::{CompileError, Lowering, Precision, Val};
 use crate::program::{Op, Recipe, Strided, Vector, View};
 
 impl Lowering {
-    /// A dense layer's output, times `gain`, less its mean over outputs if `centred`.
-    pub(crate) fn dense(&mut self, x: &Act, layer: &Linear, gain: f64, centred: bool) -> Result<Val, CompileError> {
+    /// A dense layer's output, times `gain`, less its mean over outputs if `centred`, with precision and ring enough for a consumer that
+    /// wants `f` fractional bits in Z_2^ring.
+    pub(crate) fn dense(
+        &mut self,
+        x: &Act,
+        layer: &Linear,
+        (gain, centred): (f64, bool),
+        (f, ring): (u32, u32),
+    ) -> Result<Val, CompileError> {
         if self.is_private(layer) {
-            return self.private_dense(x, layer, gain, centred);
+            return self.private_dense(x, layer, (gain, centred), (f, ring));
         }
         let inner = layer.weight().as_str().ends_with(".lora_A");
         if let (true, Some(normed)) = (inner, x.as_normed()) {
@@ -22,16 +29,13 @@ impl Lowering {
             Some(normed) => normed.scaled,
             None => self.operand(x)?,
         };
+        // What truncation to f leaves of the operand's ring must hold `ring` bits.
+        let room = (operand.ring + f).saturating_sub(ring + operand.f);
+        let (least, most) = Precision::WEIGHT;
+        let weight_bits = if room < least { least } else { room.min(most) };
         Ok(self.public_product(
             operand,
-            Recipe {
-                layer: layer.clone(),
-                gain,
-                centred,
-                fold,
-                weight_bits: Precision::WEIGHT,
-                bias_bits: Some(operand.f + Precision::WEIGHT),
-            },
+            Recipe { layer: layer.clone(), gain, centred, fold, weight_bits, bias_bits: Some(operand.f + weight_bits) },
         ))
     }
 
@@ -51,7 +55,7 @@ impl Lowering {
             gain,
             centred: false,
             fold: Some(normed.norm.clone()),
-            weight_bits: Precision::WEIGHT,
+            weight_bits: Precision::WEIGHT.1,
             bias_bits: None,
         };
         let narrow = self.public_product(deviation, recipe.clone());
@@ -64,12 +68,20 @@ impl Lowering {
         Val { node: self.b.push(Op::AddColumns { src: product.node, vector, bits: f }, len), ..product }
     }
 
-    fn private_dense(&mut self, x: &Act, layer: &Linear, gain: f64, centred: bool) -> Result<Val, CompileError> {
+    fn private_dense(
+        &mut self,
+        x: &Act,
+        layer: &Linear,
+        (gain, centred): (f64, bool),
+        (f, ring): (u32, u32),
+    ) -> Result<Val, CompileError> {
+        // The product's ring holds `ring` bits after truncation to f.
+        let wanted = (Precision::LORA_INNER + Precision::PRIVATE_WEIGHT + ring).saturating_sub(f).clamp(ring, 64);
         let (fold, operand) = match x.as_normed() {
             Some(normed) => (Some(normed.norm.clone()), self.rescale(normed.scaled, Precision::LORA_INNER)),
-            None => (None, self.materialise(x, Precision::LORA_INNER, 30, false)?),
+            None => (None, self.materialise(x, Precision::LORA_INNER, wanted, false)?),
         };
-        let ring = operand.ring.min(Precision::PRIVATE_RING);
+        let ring = operand.ring.min(wanted);
         let f = operand.f + Precision::PRIVATE_WEIGHT;
         let recipe =
             Recipe { layer: layer.clone(), gain, centred, fold, weight_bits: Precision::PRIVATE_WEIGHT, bias_bits: Some(f) };

@@ -6,11 +6,14 @@
 //!
 //! | value | fractional bits | ring | range |
 //! |---|---|---|---|
-//! | deviation from the mean, opened | 13 | 24 | 512 |
-//! | inverse deviation, opened | 13 | 19 | 8 |
-//! | normalised state `d·r` | 26 | 64 | |
-//! | after a public layer | 39 | 64 | 2^24 |
-//! | q, k, v, weights, opened | 13 | 38 | scores below 2048 |
+//! | deviation from the mean, opened | 13 | 23 | 256 |
+//! | inverse deviation, opened | 12 | 18 | 16 |
+//! | normalised state `d·r` | 25 | 64 | |
+//! | weight of a public layer | 13 to 16, as its consumer's ring allows | | 64 |
+//! | q, k, opened | 13 | 36 | scores below 512 |
+//! | softmax numerators, v, opened | 13 | 38 | |
+//! | numerators times v, opened | 10 | 22 | 1024 |
+//! | scores in the tree of the maximum | 2 | 12 | 512 |
 //! | argument of GELU, opened | 12 | 20 | 64 |
 //!
 //! A value that would not fit is widened by an opening of its own ([`Lowering::widen`]), at the price of a round.
@@ -74,19 +77,20 @@ pub(crate) struct Precision;
 
 impl Precision {
     pub(crate) const INPUT: u32 = 14;
-    pub(crate) const WEIGHT: u32 = 13;
-    pub(crate) const DEVIATION: (u32, u32) = (13, 24);
-    pub(crate) const INVERSE_DEVIATION: (u32, u32) = (13, 19);
+    /// Least and most fractional bits of public weights; the consumer's ring decides.
+    pub(crate) const WEIGHT: (u32, u32) = (13, 16);
+    pub(crate) const DEVIATION: (u32, u32) = (13, 23);
+    pub(crate) const INVERSE_DEVIATION: (u32, u32) = (12, 18);
     pub(crate) const LORA_INNER: u32 = 12;
     pub(crate) const PRIVATE_WEIGHT: u32 = 13;
-    pub(crate) const PRIVATE_RING: u32 = 51;
+    pub(crate) const SCORES: (u32, u32) = (13, 36);
     pub(crate) const ATTENTION: (u32, u32) = (13, 38);
-    pub(crate) const CONTEXT: (u32, u32) = (10, 23);
+    pub(crate) const CONTEXT: (u32, u32) = (10, 22);
     pub(crate) const INVERSE_SUM: (u32, u32) = (17, 20);
     pub(crate) const ARGUMENT: (u32, u32) = (12, 20);
     pub(crate) const EXP_ARGUMENT: (u32, u32) = (12, 22);
-    pub(crate) const MAXIMUM: (u32, u32) = (6, 16);
-    pub(crate) const BODY: (u32, u32) = (13, 20);
+    pub(crate) const MAXIMUM: (u32, u32) = (2, 12);
+    pub(crate) const BODY: u32 = 13;
     pub(crate) const KEY_MASK: f64 = 240.0;
 }
 
@@ -130,7 +134,7 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
     let embedded = Act::value(Val { node, ring: 64, f: Precision::INPUT }, options.tokens, spec.hidden);
     let hidden = encode(&mut lowering, spec, &embedded)?;
     let logits = classify(&mut lowering, spec, &hidden)?;
-    let output = lowering.materialise(&logits, 16, 30, false)?;
+    let output = lowering.materialise(&logits, 16, 28, false)?;
     let finish = Finish {
         batch: options.batch,
         tokens: options.tokens,
@@ -183,9 +187,15 @@ impl Lowering {
         self.b.push(Op::Open { src: v.node, bits, lifted, checked }, len)
     }
 
+    /// Opens bits for products in Z_2^64.
     pub(crate) fn open_bits(&mut self, bits: NodeId) -> NodeId {
+        self.open_bits_in(bits, 64)
+    }
+
+    /// Opens bits for products in Z_2^ring or smaller rings.
+    pub(crate) fn open_bits_in(&mut self, bits: NodeId, ring: u32) -> NodeId {
         let len = self.b.len(bits);
-        self.b.push(Op::OpenBits { src: bits }, len)
+        self.b.push(Op::OpenBits { src: bits, bits: ring }, len)
     }
 
     /// The share of an opened value; of an opened bit with `f = 0`.
@@ -196,7 +206,7 @@ impl Lowering {
 
     /// Elementwise product of opened values over `len` elements, in Z_2^64.
     pub(crate) fn product(&mut self, forms: &[(NodeId, View)], len: usize, f: u32) -> Val {
-        let forms = forms.iter().map(|(open, view)| Form { open: *open, view: *view }).collect();
+        let forms = forms.iter().map(|(open, view)| Form { open: *open, view: *view, negated: false }).collect();
         Val { node: self.b.push(Op::Product { forms, bits: 64 }, len), ring: 64, f }
     }
 

@@ -3,27 +3,22 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sprint_kernel::{dpf, lut, pack};
+use sprint_kernel::{dpf, gemm, gemm_nt, lut, pack};
+use zeroize::Zeroize;
 
+use super::circle::{Circle, Harmonics, nearest};
 use super::material::{blocks, elements};
 use super::monomial::{Expansion, Term};
-use super::party::{Circle, mask_products};
 use super::randomness::{Purpose, Streams, low};
-use crate::program::{Form, NodeId, Op, Program, Step};
+use crate::program::{Form, Node, NodeId, Op, Program, Step, operands};
 use crate::{DealerChunk, DealerMachine, MachineError, PartyId};
-
-/// What the dealer knows of an opening: its mask.
-enum Mask {
-    Words(Vec<u64>),
-    Bits(Vec<u8>),
-}
 
 /// Makes the material of one inference in program order.
 pub struct Dealer {
     program: Arc<Program>,
     streams: [Streams; 2],
-    masks: Vec<Option<Mask>>,
-    /// Openings whose masks a step needs before they are exchanged: made on demand, forgotten with the node.
+    /// Masks of openings: made when first needed, which may be before the exchange, and forgotten with the node.
+    masks: Vec<Option<Vec<u64>>>,
     step: usize,
     pending: VecDeque<[Vec<u8>; 2]>,
     index: u32,
@@ -39,91 +34,106 @@ impl Dealer {
         Self { program, streams, masks, step: 0, pending: VecDeque::new(), index: 0 }
     }
 
-    fn mask(&mut self, id: NodeId) -> &Mask {
-        if self.masks[id.index()].is_none() {
-            let node = self.program.node(id);
-            let mask = match node.op {
-                Op::Open { bits, .. } => {
-                    let [a, b] = self.streams.each_ref().map(|s| s.words(id, Purpose::Mask, 0, 0, node.len));
-                    Mask::Words(a.iter().zip(&b).map(|(a, b)| (a & low(bits)).wrapping_add(b & low(bits)) & low(bits)).collect())
-                }
-                _ => {
-                    let [a, b] = self.streams.each_ref().map(|s| s.bits(id, node.len));
-                    Mask::Bits(a.iter().zip(&b).map(|(a, b)| a ^ b).collect())
-                }
-            };
-            self.masks[id.index()] = Some(mask);
+    /// Makes the mask of an opening, if it is not there yet.
+    fn ensure(&mut self, id: NodeId) {
+        if self.masks[id.index()].is_some() {
+            return;
         }
-        self.masks[id.index()].as_ref().expect("made just above")
+        let program = Arc::clone(&self.program);
+        let node = program.node(id);
+        let mask = match &node.op {
+            Op::Open { bits, .. } => {
+                let [mut a, b] = self.streams.each_ref().map(|s| s.words(id, Purpose::Mask, 0, 0, node.len));
+                a.iter_mut().zip(&b).for_each(|(a, b)| *a = a.wrapping_add(*b) & low(*bits));
+                a
+            }
+            Op::Differences { src, count, pairs } => {
+                self.ensure(*src);
+                let (bits, mask) = (program.open_bits(*src), self.known(*src));
+                let slice = |i: u32| &mask[i as usize * count..][..*count];
+                let pairs = pairs.iter().flat_map(|(a, b)| slice(*a).iter().zip(slice(*b)));
+                pairs.map(|(a, b)| a.wrapping_sub(*b) & low(bits)).collect()
+            }
+            _ => {
+                let [mut a, b] = self.streams.each_ref().map(|s| s.bits(id, node.len));
+                a.iter_mut().zip(&b).for_each(|(a, b)| *a ^= b);
+                a
+            }
+        };
+        self.masks[id.index()] = Some(mask);
     }
 
-    fn words(&mut self, id: NodeId) -> Vec<u64> {
-        match self.mask(id) {
-            Mask::Words(words) => words.clone(),
-            Mask::Bits(bits) => bits.iter().map(|b| u64::from(*b)).collect(),
-        }
+    /// The mask that [`Dealer::ensure`] made.
+    fn known(&self, id: NodeId) -> &[u64] {
+        self.masks[id.index()].as_deref().unwrap_or_default()
     }
 
     /// Party 1's correction: the secret less party 0's share of it.
-    fn correct(&self, id: NodeId, purpose: Purpose, array: usize, from: usize, secret: &[u64], bits: u32, out: &mut Vec<u8>) {
-        let share = self.streams[0].words(id, purpose, array, from, secret.len());
-        let words: Vec<u64> = secret.iter().zip(&share).map(|(x, s)| x.wrapping_sub(*s)).collect();
-        pack(bits, &words, out);
+    fn correct(&self, id: NodeId, (purpose, array): (Purpose, usize), from: usize, secret: &[u64], bits: u32, out: &mut Vec<u8>) {
+        let mut share = self.streams[0].words(id, purpose, array, from, secret.len());
+        share.iter_mut().zip(secret).for_each(|(s, x)| *s = x.wrapping_sub(*s));
+        pack(bits, &share, out);
+    }
+
+    fn send_to_second(&mut self, bytes: Vec<u8>) {
+        self.pending.push_back([Vec::new(), bytes]);
     }
 
     fn deal(&mut self, id: NodeId) {
         let program = Arc::clone(&self.program);
         let node = program.node(id);
+        operands(&node.op).iter().filter(|id| program.is_opened(**id)).for_each(|id| self.ensure(*id));
         match &node.op {
             Op::Open { bits, lifted: true, .. } => self.deal_open(id, *bits),
-            Op::OpenBits { .. } => {
-                let secret = self.words(id);
-                let mut out = Vec::new();
-                self.correct(id, Purpose::Carry, 0, 0, &secret, 64, &mut out);
-                self.pending.push_back([Vec::new(), out]);
+            Op::OpenBits { bits, .. } => {
+                self.ensure(id);
+                for (from, len) in blocks(node.len) {
+                    let mut out = Vec::new();
+                    self.correct(id, (Purpose::Carry, 0), from, &self.known(id)[from..from + len], *bits, &mut out);
+                    self.send_to_second(out);
+                }
             }
+            Op::Differences { .. } => self.ensure(id),
             Op::Product { forms, bits } => self.deal_product(id, node.len, forms, *bits),
             Op::MatMul { a, b, bits, .. } => {
-                let (a, b) = (self.words(*a), self.words(*b));
-                let secret = mask_products(node, &a, &b);
+                let secret = mask_products(node, self.known(*a), self.known(*b));
                 let mut out = Vec::new();
-                self.correct(id, Purpose::Product, 0, 0, &secret, *bits, &mut out);
-                self.pending.push_back([Vec::new(), out]);
+                self.correct(id, (Purpose::Product, 0), 0, &secret, *bits, &mut out);
+                self.send_to_second(out);
             }
             Op::Intervals { src, drop, .. } => {
                 let domain = program.open_bits(*src) - drop;
-                let alphas: Vec<u64> = self.words(*src).iter().map(|r| r >> drop).collect();
+                let alphas: Vec<u64> = self.known(*src).iter().map(|r| r >> drop).collect();
                 self.deal_keys(id, elements(&program, node), |from, len, roots, out| {
                     dpf::generate(domain, &alphas[from..from + len], &roots[0], &roots[1], out);
                 });
             }
             Op::LookUp { src, .. } => {
                 let bits = program.open_bits(*src);
-                let alphas = self.words(*src);
+                let alphas = self.known(*src).to_vec();
                 self.deal_keys(id, elements(&program, node), |from, len, roots, out| {
                     lut::generate(bits, &alphas[from..from + len], &roots[0], &roots[1], out);
                 });
             }
-            Op::Series { .. } => self.deal_series(id),
-            Op::Polynomial { src, coefficients } => self.deal_powers(id, *src, coefficients.len() - 1),
+            Op::Series { .. } => self.deal_series(id, node),
+            Op::Polynomial { src, coefficients } => self.deal_powers(id, *src, coefficients.len().saturating_sub(1)),
             _ => {}
         }
     }
 
     fn deal_open(&mut self, id: NodeId, bits: u32) {
+        self.ensure(id);
         let len = self.program.node(id).len;
-        let mask = self.words(id);
-        let own = self.streams[0].words(id, Purpose::Mask, 0, 0, len);
         for (from, len) in blocks(len) {
-            let range = from..from + len;
+            let mask = &self.known(id)[from..from + len];
+            let own = self.streams[0].words(id, Purpose::Mask, 0, from, len);
             // r = r_0 + r_1 - 2^n·carry exactly if the sum mod 2^n is below either summand.
-            let carry: Vec<u64> =
-                mask[range.clone()].iter().zip(&own[range.clone()]).map(|(r, a)| u64::from(*r < a & low(bits))).collect();
-            let top: Vec<u64> = mask[range].iter().map(|r| r >> (bits - 1)).collect();
+            let carry: Vec<u64> = mask.iter().zip(&own).map(|(r, a)| u64::from(*r < a & low(bits))).collect();
+            let top: Vec<u64> = mask.iter().map(|r| r >> (bits - 1)).collect();
             let mut out = Vec::new();
-            self.correct(id, Purpose::Carry, 0, from, &carry, 64 - bits, &mut out);
-            self.correct(id, Purpose::Top, 0, from, &top, 64 - bits, &mut out);
-            self.pending.push_back([Vec::new(), out]);
+            self.correct(id, (Purpose::Carry, 0), from, &carry, 64 - bits, &mut out);
+            self.correct(id, (Purpose::Top, 0), from, &top, 64 - bits, &mut out);
+            self.send_to_second(out);
         }
     }
 
@@ -139,56 +149,62 @@ impl Dealer {
     fn deal_product(&mut self, id: NodeId, len: usize, forms: &[Form], bits: u32) {
         let program = Arc::clone(&self.program);
         let expansion = Expansion::of(&program, forms);
-        let masks: Vec<Vec<u64>> = forms.iter().map(|f| self.words(f.open)).collect();
         for (from, len) in blocks(len) {
+            let masks = forms.iter().map(|f| {
+                let mut words = Vec::with_capacity(len);
+                f.view.copy(self.known(f.open), from, len, &mut words);
+                words
+            });
+            let masks: Vec<Vec<u64>> = masks.collect();
             let mut out = Vec::new();
             for (array, monomial) in expansion.monomials.iter().enumerate() {
                 let mut secret = vec![1u64; len];
                 for (form, term) in monomial {
-                    let shift = program.open_bits(forms[*form].open) - 1;
-                    for (i, s) in secret.iter_mut().enumerate() {
-                        let mask = masks[*form][forms[*form].view.index(from + i)];
-                        *s = s.wrapping_mul(if *term == Term::Top { mask >> shift } else { mask });
-                    }
+                    let shift = if *term == Term::Top { program.open_bits(forms[*form].open) - 1 } else { 0 };
+                    secret.iter_mut().zip(&masks[*form]).for_each(|(s, r)| *s = s.wrapping_mul(r >> shift));
                 }
-                self.correct(id, Purpose::Product, array, from, &secret, bits, &mut out);
+                self.correct(id, (Purpose::Product, array), from, &secret, bits, &mut out);
             }
-            self.pending.push_back([Vec::new(), out]);
+            self.send_to_second(out);
         }
     }
 
-    fn deal_series(&mut self, id: NodeId) {
+    fn deal_series(&mut self, id: NodeId, node: &Node) {
         let program = Arc::clone(&self.program);
-        let Op::Series { src, fit, trig_bits, bits, .. } = program.node(id).op else { unreachable!("called for series") };
+        let Op::Series { src, fit, trig_bits, bits, .. } = node.op else { return };
         let fit = &program.fits[fit as usize];
         let circle = Circle::new(fit.period_bits);
-        let mask = self.words(src);
         let scale = f64::from(trig_bits).exp2();
-        for (from, len) in blocks(mask.len()) {
+        for (from, len) in blocks(node.len) {
+            let mut harmonics = Harmonics::new(&circle, &self.known(src)[from..from + len]);
             let mut out = Vec::new();
-            for secret in 0..fit.secrets() {
-                let frequency = secret as u64 / 2 + 1;
-                let values = mask[from..from + len].iter().map(|r| {
-                    let (cos, sin) = circle.at(r.wrapping_mul(frequency));
-                    ((if secret % 2 == 0 { cos } else { sin }) * scale).round() as i64 as u64
-                });
-                let values: Vec<u64> = values.collect();
-                self.correct(id, Purpose::Product, secret, from, &values, bits, &mut out);
+            for j in 1..=fit.frequencies() {
+                let cosines: Vec<u64> = harmonics.now.iter().map(|(cos, _)| nearest(cos * scale)).collect();
+                let sines: Vec<u64> = harmonics.now.iter().map(|(_, sin)| nearest(sin * scale)).collect();
+                self.correct(id, (Purpose::Product, 2 * j - 2), from, &cosines, bits, &mut out);
+                self.correct(id, (Purpose::Product, 2 * j - 1), from, &sines, bits, &mut out);
+                harmonics.advance();
             }
-            self.pending.push_back([Vec::new(), out]);
+            self.send_to_second(out);
         }
     }
 
     fn deal_powers(&mut self, id: NodeId, src: NodeId, degree: usize) {
-        let mask = self.words(src);
-        for (from, len) in blocks(mask.len()) {
+        for (from, len) in blocks(self.known(src).len()) {
+            let mask = &self.known(src)[from..from + len];
+            let mut power = mask.to_vec();
             let mut out = Vec::new();
-            let mut power = mask[from..from + len].to_vec();
             for p in 0..degree.saturating_sub(1) {
-                power.iter_mut().zip(&mask[from..from + len]).for_each(|(p, r)| *p = p.wrapping_mul(*r));
-                self.correct(id, Purpose::Product, p, from, &power, 64, &mut out);
+                power.iter_mut().zip(mask).for_each(|(p, r)| *p = p.wrapping_mul(*r));
+                self.correct(id, (Purpose::Product, p), from, &power, 64, &mut out);
             }
-            self.pending.push_back([Vec::new(), out]);
+            self.send_to_second(out);
+        }
+    }
+
+    fn forget(&mut self, id: NodeId) {
+        if let Some(mut mask) = self.masks[id.index()].take() {
+            mask.zeroize();
         }
     }
 }
@@ -197,24 +213,40 @@ impl DealerMachine for Dealer {
     fn next_chunk(&mut self) -> Result<Option<DealerChunk>, MachineError> {
         loop {
             if let Some(to_party) = self.pending.pop_front() {
+                if to_party.iter().all(Vec::is_empty) {
+                    continue;
+                }
                 let index = self.index;
                 self.index += 1;
                 return Ok(Some(DealerChunk { index, to_party }));
             }
             let program = Arc::clone(&self.program);
             let Some(step) = program.steps.get(self.step) else { return Ok(None) };
-            let last = match step {
-                Step::Run { node, last } => {
-                    self.deal(*node);
-                    last
-                }
-                Step::Exchange { opens, last } => {
-                    opens.iter().for_each(|id| self.deal(*id));
-                    last
-                }
+            let (made, last) = match step {
+                Step::Run { node, last } => (std::slice::from_ref(node), last),
+                Step::Exchange { opens, last } => (opens.as_slice(), last),
             };
-            last.iter().for_each(|id| self.masks[id.index()] = None);
+            made.iter().for_each(|id| self.deal(*id));
+            last.iter().for_each(|id| self.forget(*id));
             self.step += 1;
         }
     }
+}
+
+impl Drop for Dealer {
+    fn drop(&mut self) {
+        self.masks.iter_mut().flatten().for_each(Zeroize::zeroize);
+    }
+}
+
+/// Products of the masks of two opened matrices.
+fn mask_products(node: &Node, a: &[u64], b: &[u64]) -> Vec<u64> {
+    let mut out = vec![0u64; node.len];
+    if let Op::MatMul { batch, m, k, n, transposed, .. } = node.op {
+        let product = if transposed { gemm_nt } else { gemm };
+        for i in 0..batch {
+            product(&a[i * m * k..][..m * k], &b[i * k * n..][..k * n], m, k, n, &mut out[i * m * n..][..m * n]);
+        }
+    }
+    out
 }

@@ -3,7 +3,7 @@
 use sprint_kernel::gemm_public;
 
 use super::randomness::low;
-use crate::program::{NodeId, Op, Program};
+use crate::program::{NodeId, Op};
 use crate::weights::{PublicWeights, encode};
 
 /// Who computes.
@@ -23,68 +23,79 @@ impl Who {
     }
 }
 
-/// Evaluates a local operation on arrays of words. `words` gives the words of an operand.
-pub(crate) fn evaluate<'a>(
-    program: &Program,
+/// The operand whose words an elementwise operation may overwrite, and the other one.
+pub(super) fn overwritten(op: &Op) -> Option<(NodeId, Option<NodeId>)> {
+    match op {
+        Op::Add(a, b) | Op::Sub(a, b) => Some((*a, Some(*b))),
+        Op::Scale(src, _) | Op::Shift(src, _) => Some((*src, None)),
+        Op::Truncate { src, .. }
+        | Op::MulColumns { src, .. }
+        | Op::AddColumns { src, .. }
+        | Op::CentreColumns { src, .. }
+        | Op::Centre { src, .. } => Some((*src, None)),
+        _ => None,
+    }
+}
+
+/// Applies an operation that [`overwritten`] names to its operand's words.
+pub(super) fn overwrite(weights: &PublicWeights, who: Who, op: &Op, words: &mut [u64], other: &[u64]) {
+    match op {
+        Op::Add(..) => words.iter_mut().zip(other).for_each(|(x, y)| *x = x.wrapping_add(*y)),
+        Op::Sub(..) => words.iter_mut().zip(other).for_each(|(x, y)| *x = x.wrapping_sub(*y)),
+        Op::Scale(_, by) => words.iter_mut().for_each(|x| *x = x.wrapping_mul(*by as u64)),
+        Op::Shift(_, by) if who.constants() => words.iter_mut().for_each(|x| *x = x.wrapping_add(*by as u64)),
+        Op::Truncate { ring, by, .. } => truncate(who, words, *ring, *by),
+        Op::Centre { width, shift, .. } => centre(words, *width, *shift),
+        Op::MulColumns { vector, bits, .. } => {
+            let vector: Vec<u64> = weights.vectors[*vector as usize].iter().map(|v| encode(*v, *bits)).collect();
+            for row in words.chunks_exact_mut(vector.len()) {
+                row.iter_mut().zip(&vector).for_each(|(x, v)| *x = x.wrapping_mul(*v));
+            }
+        }
+        Op::AddColumns { vector, bits, .. } if who.constants() => {
+            let vector: Vec<u64> = weights.vectors[*vector as usize].iter().map(|v| encode(*v, *bits)).collect();
+            add_to_rows(words, &vector);
+        }
+        Op::CentreColumns { vector, bits, .. } => centre_columns(words, &weights.vectors[*vector as usize], *bits),
+        _ => {}
+    }
+}
+
+/// Appends the result of any other local operation; `false` if it is none. `words` gives the words of an operand.
+pub(super) fn evaluate<'a>(
     weights: &PublicWeights,
     who: Who,
     op: &Op,
     words: &dyn Fn(NodeId) -> &'a [u64],
-) -> Option<Vec<u64>> {
-    Some(match op {
-        Op::Add(a, b) => zip(words(*a), words(*b), u64::wrapping_add),
-        Op::Sub(a, b) => zip(words(*a), words(*b), u64::wrapping_sub),
-        Op::Scale(src, by) => words(*src).iter().map(|x| x.wrapping_mul(*by as u64)).collect(),
-        Op::Shift(src, by) => {
-            let by = if who.constants() { *by as u64 } else { 0 };
-            words(*src).iter().map(|x| x.wrapping_add(by)).collect()
-        }
-        Op::Truncate { src, ring, by } => words(*src).iter().map(|x| truncate(who, *x, *ring, *by)).collect(),
-        Op::Gather { src, view } => {
-            let mut out = Vec::new();
-            view.gather(words(*src), &mut out);
-            out
-        }
-        Op::Concat(list) => list.iter().flat_map(|id| words(*id)).copied().collect(),
-        Op::SumGroups { src, group } => words(*src).chunks_exact(*group).map(sum).collect(),
-        Op::Centre { src, width, shift } => centre(words(*src), *width, *shift),
-        Op::MulColumns { src, vector, bits } => {
-            let vector: Vec<u64> = weights.vectors[*vector as usize].iter().map(|v| encode(*v, *bits)).collect();
-            columns(words(*src), &vector, u64::wrapping_mul)
-        }
-        Op::AddColumns { src, vector, bits } => {
-            let encode = |v: &f64| if who.constants() { encode(*v, *bits) } else { 0 };
-            let vector: Vec<u64> = weights.vectors[*vector as usize].iter().map(encode).collect();
-            columns(words(*src), &vector, u64::wrapping_add)
-        }
+    out: &mut Vec<u64>,
+) -> bool {
+    match op {
+        Op::Gather { src, view } => view.gather(words(*src), out),
+        Op::Concat(list) => list.iter().for_each(|id| out.extend_from_slice(words(*id))),
+        Op::SumGroups { src, group } => out.extend(words(*src).chunks_exact(*group).map(sum)),
         Op::PublicLinear { src, linear, rows } => {
             let (packed, bias) = &weights.linears[*linear as usize];
-            let mut out = vec![0u64; rows * packed.outputs()];
-            gemm_public(words(*src), *rows, packed, &mut out);
+            out.resize(rows * packed.outputs(), 0);
+            gemm_public(words(*src), *rows, packed, out);
             if who.constants() && !bias.is_empty() {
-                for row in out.chunks_exact_mut(bias.len()) {
-                    row.iter_mut().zip(bias).for_each(|(x, b)| *x = x.wrapping_add(*b));
-                }
+                add_to_rows(out, bias);
             }
-            out
         }
-        _ => {
-            let _ = program;
-            return None;
-        }
-    })
+        _ => return false,
+    }
+    true
 }
 
 /// T2. The shares' floors add up to `floor(x/2^by)` or one less in Z_2^{ring-by}, never further off; party 0 adds one, so the expectation is
-/// `x/2^by`. In the clear it rounds to nearest.
-fn truncate(who: Who, x: u64, ring: u32, by: u32) -> u64 {
+/// `x/2^by` plus half a unit at most. In the clear it rounds to nearest.
+fn truncate(who: Who, words: &mut [u64], ring: u32, by: u32) {
+    let mask = low(ring);
     match who {
-        Who::First => ((x & low(ring)) >> by).wrapping_add(1),
-        Who::Second => (x & low(ring)) >> by,
+        Who::First => words.iter_mut().for_each(|x| *x = ((*x & mask) >> by).wrapping_add(1)),
+        Who::Second => words.iter_mut().for_each(|x| *x = (*x & mask) >> by),
         Who::Clear => {
-            let signed = sign_extend(x, ring);
             let half = if by == 0 { 0 } else { 1i64 << (by - 1) };
-            (signed.wrapping_add(half) >> by) as u64
+            words.iter_mut().for_each(|x| *x = (sign_extend(*x, ring).wrapping_add(half) >> by) as u64);
         }
     }
 }
@@ -95,24 +106,29 @@ pub(crate) fn sign_extend(x: u64, bits: u32) -> i64 {
     ((x << unused) as i64) >> unused
 }
 
-fn zip(a: &[u64], b: &[u64], f: impl Fn(u64, u64) -> u64) -> Vec<u64> {
-    a.iter().zip(b).map(|(x, y)| f(*x, *y)).collect()
-}
-
 fn sum(words: &[u64]) -> u64 {
     words.iter().fold(0, |s, x| s.wrapping_add(*x))
 }
 
-fn columns(words: &[u64], vector: &[u64], f: impl Fn(u64, u64) -> u64) -> Vec<u64> {
-    words.chunks_exact(vector.len()).flat_map(|row| row.iter().zip(vector)).map(|(x, v)| f(*x, *v)).collect()
+fn add_to_rows(words: &mut [u64], vector: &[u64]) {
+    for row in words.chunks_exact_mut(vector.len()) {
+        row.iter_mut().zip(vector).for_each(|(x, v)| *x = x.wrapping_add(*v));
+    }
 }
 
-fn centre(words: &[u64], width: usize, shift: u32) -> Vec<u64> {
+fn centre(words: &mut [u64], width: usize, shift: u32) {
     let share = (f64::from(shift).exp2() / width as f64).round() as u64;
-    let mut out = Vec::with_capacity(words.len());
-    for row in words.chunks_exact(width) {
+    for row in words.chunks_exact_mut(width) {
         let mean = sum(row).wrapping_mul(share);
-        out.extend(row.iter().map(|x| (x << shift).wrapping_sub(mean)));
+        row.iter_mut().for_each(|x| *x = (*x << shift).wrapping_sub(mean));
     }
-    out
+}
+
+fn centre_columns(words: &mut [u64], gamma: &[f64], bits: u32) {
+    let gains: Vec<u64> = gamma.iter().map(|g| encode(*g, bits)).collect();
+    let shares: Vec<u64> = gamma.iter().map(|g| encode(*g / gamma.len() as f64, bits)).collect();
+    for row in words.chunks_exact_mut(gamma.len()) {
+        let mean = row.iter().zip(&shares).fold(0u64, |s, (x, g)| s.wrapping_add(x.wrapping_mul(*g)));
+        row.iter_mut().zip(&gains).for_each(|(x, g)| *x = x.wrapping_mul(*g).wrapping_sub(mean));
+    }
 }

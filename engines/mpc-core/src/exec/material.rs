@@ -3,8 +3,8 @@
 use sprint_kernel::{dpf, lut, packed_len};
 
 use super::monomial::Expansion;
-use crate::PartyId;
 use crate::program::{Node, Op, Program};
+use crate::{MachineError, MaterialSource};
 
 /// Elements worked on at a time: a multiple of 64, so that packed words of a block end on a byte.
 pub(crate) const BLOCK: usize = 1 << 14;
@@ -17,9 +17,9 @@ pub(crate) fn blocks(len: usize) -> impl Iterator<Item = (usize, usize)> {
 /// Bytes of one element block of a node for each party.
 pub(crate) fn block_bytes(program: &Program, node: &Node, len: usize) -> [usize; 2] {
     match &node.op {
+        Op::Product { forms, bits } => product_bytes(&Expansion::of(program, forms), *bits, len),
         Op::Open { bits, lifted: true, .. } => [0, 2 * packed_len(64 - bits, len)],
-        Op::OpenBits { .. } => [0, 8 * len],
-        Op::Product { forms, bits } => [0, Expansion::of(program, forms).monomials.len() * packed_len(*bits, len)],
+        Op::OpenBits { bits, .. } => [0, packed_len(*bits, len)],
         Op::Intervals { src, drop, .. } => [len * dpf::key_len(program.open_bits(*src) - drop); 2],
         Op::Series { fit, bits, .. } => {
             let fit = &program.fits[*fit as usize];
@@ -27,8 +27,14 @@ pub(crate) fn block_bytes(program: &Program, node: &Node, len: usize) -> [usize;
         }
         Op::Polynomial { coefficients, .. } => [0, coefficients.len().saturating_sub(2) * 8 * len],
         Op::LookUp { src, .. } => [len * lut::key_len(program.open_bits(*src)); 2],
+        Op::MatMul { bits, .. } => [0, packed_len(*bits, len)],
         _ => [0, 0],
     }
+}
+
+/// Bytes of a block of a product whose expansion is known.
+pub(super) fn product_bytes(expansion: &Expansion, bits: u32, len: usize) -> [usize; 2] {
+    [0, expansion.monomials.len() * packed_len(bits, len)]
 }
 
 /// Elements over which a node's material is laid out.
@@ -41,27 +47,23 @@ pub(crate) fn elements(program: &Program, node: &Node) -> usize {
 
 /// Bytes of a whole node for each party.
 pub(crate) fn node_bytes(program: &Program, node: &Node) -> [usize; 2] {
-    if let Op::MatMul { bits, .. } = node.op {
-        return [0, packed_len(bits, node.len)];
+    let len = elements(program, node);
+    if matches!(node.op, Op::MatMul { .. }) {
+        return block_bytes(program, node, len);
     }
-    blocks(elements(program, node)).fold([0, 0], |sum, (_, len)| {
-        let [a, b] = block_bytes(program, node, len);
-        [sum[0] + a, sum[1] + b]
-    })
+    let whole = block_bytes(program, node, BLOCK);
+    let rest = if len.is_multiple_of(BLOCK) { [0, 0] } else { block_bytes(program, node, len % BLOCK) };
+    [0, 1].map(|p| len / BLOCK * whole[p] + rest[p])
 }
 
-/// Bytes of a node for one party.
-pub(crate) fn party_bytes(program: &Program, node: &Node, len: usize, party: PartyId) -> usize {
-    block_bytes(program, node, len)[party.index()]
-}
-
-impl crate::program::Fourier {
-    /// Secret arrays of a series: cosine and sine of each frequency from 1.
-    pub(crate) fn secrets(&self) -> usize {
-        2 * self.frequencies()
+/// Takes exactly `bytes` bytes from a source that is not trusted to keep to lengths.
+pub(super) fn take(material: &mut dyn MaterialSource, bytes: usize) -> Result<Vec<u8>, MachineError> {
+    if bytes == 0 {
+        return Ok(Vec::new());
     }
-
-    pub(crate) fn frequencies(&self) -> usize {
-        self.cos.len().max(self.sin.len()).saturating_sub(1)
+    let taken = material.take(bytes)?;
+    if taken.len() != bytes {
+        return Err(MachineError::Material(format!("{} bytes came where {bytes} were asked for", taken.len())));
     }
+    Ok(taken)
 }

@@ -3,7 +3,7 @@
 //! An opened value is a *form* `x = P - ρ`: `P` is public, `ρ = Σ_t c_t·T_t` with public `c_t` and terms `T_t` that only the dealer knows.
 //! - An arithmetic opening in Z_2^n: `P = x̂ - bias`, `ρ = r` (in Z_2^n), or lifted to Z_2^64 `ρ = r - 2^n·k·m` with `m = msb r` and the
 //!   public bit `k = 1 - msb x̂`: the biased value `x + 2^{n-2}` is below `2^{n-1}`, so `x̂` wrapped exactly if `m·k = 1`.
-//! - A bit `b = b̂ ⊕ t`: `P = b̂`, `ρ = (2b̂ - 1)·t`.
+//! - A bit `b = b̂ ⊕ t`: `P = b̂`, `ρ = (2b̂ - 1)·t`. Its negation is the bit with `b̂ ⊕ 1`, under the same mask.
 //!
 //! The product of forms is
 //! `Π x_i = (1-k)·Π P_i + Σ_i x_i·Π_{j≠i} P_j + Σ_{|S|≥2} (-1)^|S| Π_{i∉S} P_i · Π_{i∈S} ρ_i`,
@@ -77,7 +77,8 @@ fn options(program: &Program, form: &Form) -> Vec<Option<Term>> {
 
 /// Equal forms share one index, and a bit times itself is itself.
 fn canonical(program: &Program, forms: &[Form], choice: &[Option<Term>]) -> Monomial {
-    let first = |i: usize| forms.iter().position(|f| *f == forms[i]).expect("a form equals itself");
+    let same = |f: &Form, g: &Form| f.open == g.open && f.view == g.view;
+    let first = |i: usize| forms.iter().position(|f| same(f, &forms[i])).unwrap_or(i);
     let mut list: Monomial = choice.iter().enumerate().filter_map(|(i, t)| t.map(|t| (first(i), t))).collect();
     list.sort_unstable();
     let is_bit = |(i, t): &(usize, Term)| *t == Term::Top || matches!(program.node(forms[*i].open).op, Op::OpenBits { .. });

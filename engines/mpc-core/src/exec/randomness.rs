@@ -44,10 +44,17 @@ impl Streams {
 
     /// `len` words of a stream from word `from`, which is even.
     pub(crate) fn words(&self, node: NodeId, purpose: Purpose, array: usize, from: usize, len: usize) -> Vec<u64> {
-        debug_assert!(from.is_multiple_of(2), "a block holds two words");
-        let mut out = vec![0u64; len];
-        self.0.fill_u64(place(node, purpose, array) + (from / 2) as u128, &mut out);
+        let mut out = Vec::new();
+        self.fill(node, purpose, array, from, len, &mut out);
         out
+    }
+
+    /// The same, appended.
+    pub(crate) fn fill(&self, node: NodeId, purpose: Purpose, array: usize, from: usize, len: usize, out: &mut Vec<u64>) {
+        debug_assert!(from.is_multiple_of(2), "a block holds two words");
+        let at = out.len();
+        out.resize(at + len, 0);
+        self.0.fill_u64(place(node, purpose, array) + (from / 2) as u128, &mut out[at..]);
     }
 
     /// `len` 128-bit root seeds from number `from`.
@@ -57,10 +64,14 @@ impl Streams {
         words.chunks_exact(2).map(|w| u128::from(w[0]) | u128::from(w[1]) << 64).collect()
     }
 
-    /// Random bits, one a byte.
-    pub(crate) fn bits(&self, node: NodeId, len: usize) -> Vec<u8> {
+    /// Random bits, one a word.
+    pub(crate) fn bits(&self, node: NodeId, len: usize) -> Vec<u64> {
         let words = self.words(node, Purpose::Mask, 0, 0, len.div_ceil(64));
-        (0..len).map(|i| (words[i / 64] >> (i % 64) & 1) as u8).collect()
+        let mut out = Vec::with_capacity(len);
+        for (i, word) in words.iter().enumerate() {
+            out.extend((0..(len - 64 * i).min(64)).map(|b| word >> b & 1));
+        }
+        out
     }
 }
 

@@ -3,8 +3,8 @@
 
 use sprint_kernel::{gemm, gemm_nt};
 
+use super::circle::{Circle, constant_term};
 use super::local::{self, Who, sign_extend};
-use super::party::{Circle, constant_term};
 use super::randomness::low;
 use crate::program::{Form, Input, Interval, Node, NodeId, Op, Program, Step};
 use crate::weights::{PrivateWeights, PublicWeights};
@@ -65,7 +65,7 @@ impl Clear<'_> {
             Op::Input(input) => self.inputs.iter().find(|(i, _)| i == input).map(|(_, w)| w.clone()).unwrap_or_default(),
             Op::PrivateWeight(layer) => self.private.words(*layer, false).to_vec(),
             Op::PrivateBias(layer) => self.private.words(*layer, true).to_vec(),
-            Op::Lift(src) | Op::OpenBits { src } => self.words(*src).to_vec(),
+            Op::Lift(src) | Op::OpenBits { src, .. } => self.words(*src).to_vec(),
             Op::Open { src, bits, lifted, checked } => self.open(node, *src, *bits, *lifted && *checked)?,
             Op::Product { forms, .. } => (0..node.len).map(|i| self.product(forms, i)).collect(),
             Op::MatMul { a, b, batch, m, k, n, transposed, .. } => {
@@ -76,6 +76,12 @@ impl Clear<'_> {
                     product(&a[i * m * k..][..m * k], &b[i * k * n..][..k * n], *m, *k, *n, &mut out[i * m * n..][..m * n]);
                 }
                 out
+            }
+            Op::Differences { src, count, pairs } => {
+                let (words, bits) = (self.words(*src), self.program.open_bits(*src));
+                let slice = |i: u32| &words[i as usize * count..][..*count];
+                let pairs = pairs.iter().flat_map(|(a, b)| slice(*a).iter().zip(slice(*b)));
+                pairs.map(|(a, b)| sign_extend(a.wrapping_sub(*b), bits) as u64).collect()
             }
             Op::Intervals { src, drop, intervals } => self.intervals(*src, *drop, intervals),
             Op::Series { src, fit, coefficient_bits, trig_bits, .. } => {
@@ -102,8 +108,15 @@ impl Clear<'_> {
                 tables.flat_map(|t| self.words(*src).iter().map(|x| t[(x & mask) as usize])).collect()
             }
             op => {
-                let words = |id: NodeId| self.words(id);
-                local::evaluate(self.program, self.public, Who::Clear, op, &words).expect("every other operation is local")
+                let mut out = Vec::with_capacity(node.len);
+                if let Some((src, other)) = local::overwritten(op) {
+                    out.extend_from_slice(self.words(src));
+                    local::overwrite(self.public, Who::Clear, op, &mut out, other.map_or(&[], |id| self.words(id)));
+                } else {
+                    let known = local::evaluate(self.public, Who::Clear, op, &|id| self.words(id), &mut out);
+                    debug_assert!(known, "every other operation is local");
+                }
+                out
             }
         })
     }
@@ -122,7 +135,11 @@ impl Clear<'_> {
     }
 
     fn product(&self, forms: &[Form], i: usize) -> u64 {
-        forms.iter().fold(1u64, |p, f| p.wrapping_mul(self.words(f.open)[f.view.index(i)]))
+        let word = |f: &Form| {
+            let word = self.words(f.open)[f.view.index(i)];
+            if f.negated { 1 - word } else { word }
+        };
+        forms.iter().fold(1u64, |p, f| p.wrapping_mul(word(f)))
     }
 
     fn intervals(&self, src: NodeId, drop: u32, intervals: &[Interval]) -> Vec<u64> {

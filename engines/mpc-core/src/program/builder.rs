@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Form, Fourier, Input, Node, NodeId, Op, Program, Recipe, Vector, schedule};
+use super::{Form, Fourier, Input, Node, NodeId, Op, Program, Recipe, Vector};
 
 /// Collects a program. Equal operations on equal operands become one node, so a value that several gates need opened is opened once.
 pub(crate) struct Builder {
@@ -97,8 +97,7 @@ impl Builder {
     }
 
     pub(crate) fn finish(self, finish: Finish) -> Program {
-        let steps = schedule::schedule(&self.nodes, finish.output);
-        Program {
+        let program = Program {
             version: 1,
             batch: finish.batch,
             tokens: finish.tokens,
@@ -116,8 +115,11 @@ impl Builder {
             fits: self.fits,
             tables: self.tables,
             inputs: self.inputs,
-            steps,
-        }
+            steps: Vec::new(),
+            digest: [0; 32],
+            weights_digest: [0; 32],
+        };
+        program.sealed()
     }
 }
 
@@ -130,7 +132,7 @@ fn intern<T: PartialEq>(list: &mut Vec<T>, item: T) -> u32 {
 }
 
 /// The nodes an operation reads.
-pub(super) fn operands(op: &Op) -> Vec<NodeId> {
+pub(crate) fn operands(op: &Op) -> Vec<NodeId> {
     match op {
         Op::Input(_) | Op::PrivateWeight(_) | Op::PrivateBias(_) => Vec::new(),
         Op::Add(a, b) | Op::Sub(a, b) | Op::MatMul { a, b, .. } => vec![*a, *b],
@@ -143,9 +145,11 @@ pub(super) fn operands(op: &Op) -> Vec<NodeId> {
         | Op::Centre { src, .. }
         | Op::MulColumns { src, .. }
         | Op::AddColumns { src, .. }
+        | Op::CentreColumns { src, .. }
+        | Op::Differences { src, .. }
         | Op::PublicLinear { src, .. }
         | Op::Open { src, .. }
-        | Op::OpenBits { src }
+        | Op::OpenBits { src, .. }
         | Op::Intervals { src, .. }
         | Op::Series { src, .. }
         | Op::Polynomial { src, .. }

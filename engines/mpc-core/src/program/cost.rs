@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sprint_kernel::packed_len;
 
 use super::{Op, Program, Step};
-use crate::exec_material::node_bytes;
+use crate::exec::material::node_bytes;
 
 /// Rounds and bytes of one inference, exact.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -47,7 +46,7 @@ impl Program {
                 Step::Run { node, .. } => self.count(&mut cost, *node, 0),
                 Step::Exchange { opens, .. } => {
                     cost.rounds += 1;
-                    let sizes: Vec<usize> = opens.iter().map(|id| packed_len(self.open_bits(*id), self.node(*id).len)).collect();
+                    let sizes: Vec<usize> = opens.iter().map(|id| self.frame_bytes(*id)).collect();
                     opens.iter().zip(&sizes).for_each(|(id, bytes)| self.count(&mut cost, *id, *bytes));
                     cost.frames.push(sizes.iter().sum::<usize>() as u64);
                 }

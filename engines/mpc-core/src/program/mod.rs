@@ -15,9 +15,10 @@ mod schedule;
 mod view;
 
 use serde::Serialize;
+use sprint_kernel::packed_len;
 use sprint_model::{LayerNorm, Linear};
 
-pub(crate) use builder::{Builder, Finish};
+pub(crate) use builder::{Builder, Finish, operands};
 pub use cost::{Cost, KindCost};
 pub use rounds::RoundName;
 pub(crate) use schedule::Step;
@@ -25,7 +26,7 @@ pub(crate) use view::{Strided, View};
 
 /// A node's index in its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct NodeId(pub(crate) u32);
+pub(crate) struct NodeId(pub(crate) u32);
 
 impl NodeId {
     pub(crate) fn index(self) -> usize {
@@ -49,7 +50,7 @@ pub enum Input {
 /// Where a dense layer's weights come from: `gain·C·W·diag(γ)` and `gain·C·(b + W·β)`, with `C` the centring over outputs, in real numbers
 /// before they are encoded.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Recipe {
+pub(crate) struct Recipe {
     /// The layer; its weight is `[outputs, inputs]`.
     pub(crate) layer: Linear,
     /// A public factor.
@@ -71,15 +72,19 @@ pub(crate) enum Vector {
     Gamma(LayerNorm),
     /// `β` of a layer normalisation.
     Beta(LayerNorm),
+    /// `β` less its mean over channels.
+    CentredBeta(LayerNorm),
     /// The bias of a recipe.
     Bias(Recipe),
 }
 
-/// One operand of a product: some elements of an opened value.
+/// One operand of a product: some elements of an opened value, or the negations of opened bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub(crate) struct Form {
     pub(crate) open: NodeId,
     pub(crate) view: View,
+    /// `1 - b` in place of `b`; for bits only.
+    pub(crate) negated: bool,
 }
 
 /// A bit that is 1 where `lo ≤ x < hi`, both in units of the dropped-to resolution; a missing bound is the end of the signed range.
@@ -143,6 +148,12 @@ pub(crate) enum Op {
         vector: u32,
         bits: u32,
     },
+    /// Each row times a public vector `γ`, less the mean over the row of that: `γ·x - mean(γ·x)`.
+    CentreColumns {
+        src: NodeId,
+        vector: u32,
+        bits: u32,
+    },
     /// Sum of each row with a public vector.
     AddColumns {
         src: NodeId,
@@ -166,6 +177,14 @@ pub(crate) enum Op {
     /// Opens XOR-shared bits under dealer masks; arithmetic consumers use at most `bits` bits.
     OpenBits {
         src: NodeId,
+        bits: u32,
+    },
+    /// Differences `x_a - x_b` of slices of `count` elements of an unlifted opening, `[pairs, count]`: opened already, under the differences
+    /// of the masks. For [`Op::Intervals`] alone.
+    Differences {
+        src: NodeId,
+        count: usize,
+        pairs: Vec<(u32, u32)>,
     },
     /// The lifted share of an opened value.
     Lift(NodeId),
@@ -245,13 +264,28 @@ pub struct Program {
     pub(crate) inputs: Vec<Input>,
     #[serde(skip)]
     pub(crate) steps: Vec<Step>,
+    #[serde(skip)]
+    pub(crate) digest: [u8; 32],
+    /// Over the recipes of weights alone: programs of one model for other batches and lengths share it.
+    #[serde(skip)]
+    pub(crate) weights_digest: [u8; 32],
 }
 
 impl Program {
     /// BLAKE3 over a canonical text of everything in the program; both parties and the dealer must have the same.
     pub fn digest(&self) -> [u8; 32] {
-        let text = serde_json::to_vec(self).expect("a program is numbers, names and lists");
-        blake3::derive_key("sprint-flow gate program v1", &text)
+        self.digest
+    }
+
+    /// Schedules and digests a program whose other fields are set.
+    fn sealed(mut self) -> Self {
+        self.steps = schedule::schedule(&self.nodes, self.output);
+        let text = serde_json::to_vec(&self).expect("a program is numbers, names and lists");
+        self.digest = blake3::derive_key("sprint-flow gate program v1", &text);
+        let recipes = (&self.public, &self.private, &self.vectors);
+        let text = serde_json::to_vec(&recipes).expect("recipes are numbers and names");
+        self.weights_digest = blake3::derive_key("sprint-flow gate program weights v1", &text);
+        self
     }
 
     /// Examples in a batch.
@@ -290,11 +324,22 @@ impl Program {
         &self.nodes[id.index()]
     }
 
-    /// Bits of the ring an `Open` node opens in.
+    /// Bits of the ring an `Open` node opens in, 1 for bits.
     pub(crate) fn open_bits(&self, id: NodeId) -> u32 {
         match self.node(id).op {
             Op::Open { bits, .. } => bits,
+            Op::Differences { src, .. } => self.open_bits(src),
             _ => 1,
         }
+    }
+
+    /// Whether a node's value is public under a mask.
+    pub(crate) fn is_opened(&self, id: NodeId) -> bool {
+        matches!(self.node(id).op, Op::Open { .. } | Op::OpenBits { .. } | Op::Differences { .. })
+    }
+
+    /// Bytes of an opening in each party's frame.
+    pub(crate) fn frame_bytes(&self, id: NodeId) -> usize {
+        packed_len(self.open_bits(id), self.node(id).len)
     }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use sprint_kernel::packed_len;
-
 use super::builder::operands;
 use super::cost::kind;
 use super::{Op, Program, Step};
@@ -34,7 +32,7 @@ impl Program {
             let (mut parts, mut gates, mut bytes) = (BTreeMap::new(), BTreeMap::new(), 0);
             for id in opens {
                 let node = self.node(*id);
-                let size = packed_len(self.open_bits(*id), node.len) as u64;
+                let size = self.frame_bytes(*id) as u64;
                 bytes += size;
                 *parts.entry(node.label).or_insert(0) += size;
                 let reader = readers[id.index()].iter().find(|k| !matches!(**k, "local" | "open"));

@@ -1,12 +1,10 @@
 //! The order all roles walk a program in.
 
-use serde::Serialize;
-
 use super::builder::operands;
 use super::{Node, NodeId, Op};
 
 /// One step of the walk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Compute a local node, then forget `last`: values no later step reads.
     Run { node: NodeId, last: Vec<NodeId> },

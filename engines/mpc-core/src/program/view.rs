@@ -27,6 +27,22 @@ impl View {
     }
 }
 
+impl View {
+    /// Appends elements `from .. from + len`.
+    pub(crate) fn copy<T: Copy>(self, src: &[T], from: usize, len: usize, out: &mut Vec<T>) {
+        if self.repeat == 1 {
+            out.extend_from_slice(&src[self.offset + from..][..len]);
+            return;
+        }
+        let mut at = from;
+        while at < from + len {
+            let run = (self.repeat - at % self.repeat).min(from + len - at);
+            out.extend(std::iter::repeat_n(src[self.offset + at / self.repeat], run));
+            at += run;
+        }
+    }
+}
+
 /// A strided view: dimensions from the outermost, each a count and a stride in the source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub(crate) struct Strided {
@@ -63,6 +79,19 @@ fn walk<T: Copy>(offset: usize, dims: &[(usize, usize)], src: &[T], out: &mut Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copying_a_stretch_reads_the_same_elements_as_the_index() {
+        let src: Vec<u64> = (0..40).collect();
+        for view in [View::ALL, View::at(3), View::rows(4), View { offset: 2, repeat: 7 }] {
+            for (from, len) in [(0, 5), (3, 20), (6, 1), (7, 0)] {
+                let mut out = Vec::new();
+                view.copy(&src, from, len, &mut out);
+                let expected: Vec<u64> = (from..from + len).map(|i| src[view.index(i)]).collect();
+                assert_eq!(out, expected);
+            }
+        }
+    }
 
     #[test]
     fn a_transposing_view_transposes() {

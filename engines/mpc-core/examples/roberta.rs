@@ -1,0 +1,169 @@
+//! Times one private inference of a published shape with random weights, dealer and both parties in one process, no network.
+//!
+//! Arguments: shape (`roberta-base`), tokens (128), batch (1). CPU seconds are those of the process between calls, so each role's share is exact; with
+//! `RAYON_NUM_THREADS=1` they are also its wall time on an idle machine.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::time::{ClockId, clock_gettime};
+use sprint_clear::float;
+use sprint_model::{Batch, Checkpoint, Example, HeadSpec, LoraSpec, ModelSpec, Pooling, TargetModules, WeightPolicy};
+use sprint_mpc_core::{
+    Advance, Dealer, DealerMachine, Inputs, KindCost, MachineError, MaterialSource, Mode, Options, Party, PartyId, PartyMachine,
+    PrivateWeights, Program, PublicWeights, compile, decode_logits, encode_inputs, os_randomness,
+};
+
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// Hands out material as the dealer makes it, and keeps the dealer's time apart.
+struct Feed {
+    dealer: Dealer,
+    queues: [VecDeque<Vec<u8>>; 2],
+    offset: [usize; 2],
+    party: usize,
+    dealer_cpu: f64,
+}
+
+impl MaterialSource for Feed {
+    fn take(&mut self, bytes: usize) -> Result<Vec<u8>, MachineError> {
+        let mut out = Vec::with_capacity(bytes);
+        let at = self.party;
+        while out.len() < bytes {
+            let Some(front) = self.queues[at].front() else {
+                let start = cpu_seconds();
+                let chunk = self.dealer.next_chunk()?.ok_or_else(|| MachineError::Material("the dealer has no more".into()))?;
+                self.queues.iter_mut().zip(chunk.to_party).for_each(|(q, c)| q.push_back(c));
+                self.dealer_cpu += cpu_seconds() - start;
+                continue;
+            };
+            let wanted = (bytes - out.len()).min(front.len() - self.offset[at]);
+            out.extend_from_slice(&front[self.offset[at]..self.offset[at] + wanted]);
+            self.offset[at] += wanted;
+            if self.offset[at] == front.len() {
+                self.queues[at].pop_front();
+                self.offset[at] = 0;
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn model(name: &str) -> Result<Checkpoint, Box<dyn Error>> {
+    let mut spec = ModelSpec::named(name).ok_or("no such shape")?;
+    spec.lora = Some(LoraSpec { rank: 16, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() });
+    spec.head = Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 });
+    Ok(Checkpoint::random(spec, 7)?)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let name = args.first().map_or("roberta-base", String::as_str);
+    let tokens: usize = args.get(1).map_or(Ok(128), |t| t.parse())?;
+    let size: usize = args.get(2).map_or(Ok(1), |t| t.parse())?;
+    let model = model(name)?;
+    let ids: Vec<u32> = (0..tokens as u32).map(|i| 5 + i * 37 % 1000).collect();
+    let examples: Vec<Example> =
+        (0..size).map(|_| Example { ids: ids.clone(), type_ids: vec![0; tokens], label: None }).collect();
+    let batch = Batch::new(&examples, tokens, model.spec().pad_token)?;
+    let policy = WeightPolicy::PublicBase { public_a: true };
+    let options = Options { mode: Mode::Exact, policy, batch: size, tokens };
+
+    let start = cpu_seconds();
+    let program = Arc::new(compile(model.spec(), &options)?);
+    println!("compile {:.2} s, digest {:02x?}", cpu_seconds() - start, &program.digest()[..4]);
+    print_cost(&program);
+    let start = cpu_seconds();
+    let public = Arc::new(PublicWeights::prepare(&program, &model)?);
+    let private = PrivateWeights::share(&program, &model, &mut os_randomness)?.map(Arc::new);
+    println!("weights {:.2} s", cpu_seconds() - start);
+    let embedded = float::embed_only(&model, &batch)?;
+    let expected = float::run_logits(&model, &batch)?;
+    let input = encode_inputs(&program, &batch, embedded.data())?;
+    drop(model);
+    for _ in 0..2 {
+        one(&program, &public, &private, &input.share(&mut os_randomness), &expected)?;
+    }
+    Ok(())
+}
+
+fn one(
+    program: &Arc<Program>,
+    public: &Arc<PublicWeights>,
+    private: &[Arc<PrivateWeights>; 2],
+    shares: &[Vec<u8>; 2],
+    expected: &[Vec<f32>],
+) -> Result<(), Box<dyn Error>> {
+    let seeds = [[1u8; 32], [2; 32]];
+    let dealer = Dealer::new(Arc::clone(program), [&seeds[0], &seeds[1]]);
+    let mut feed = Feed { dealer, queues: Default::default(), offset: [0; 2], party: 0, dealer_cpu: 0.0 };
+    let wall = Instant::now();
+    let mut party_cpu = [0.0; 2];
+    let mut parties = Vec::new();
+    for id in [PartyId::P0, PartyId::P1] {
+        let at = id.index();
+        let inputs = Inputs::from_bytes(program, &shares[at])?;
+        let (program, public, private) = (Arc::clone(program), Arc::clone(public), Arc::clone(&private[at]));
+        parties.push(Party::new(program, public, private, id, &seeds[at], inputs));
+    }
+    let mut outputs = [Vec::new(), Vec::new()];
+    loop {
+        let mut frames = [Vec::new(), Vec::new()];
+        let mut finished = false;
+        for (at, party) in parties.iter_mut().enumerate() {
+            feed.party = at;
+            let (start, dealer) = (cpu_seconds(), feed.dealer_cpu);
+            match party.advance(&mut feed)? {
+                Advance::Exchange { frame, .. } => frames[at] = frame,
+                Advance::Finished { output } => (finished, outputs[at]) = (true, output),
+            }
+            party_cpu[at] += cpu_seconds() - start - (feed.dealer_cpu - dealer);
+        }
+        if finished {
+            break;
+        }
+        for (at, party) in parties.iter_mut().enumerate() {
+            let start = cpu_seconds();
+            party.absorb(&frames[1 - at])?;
+            party_cpu[at] += cpu_seconds() - start;
+        }
+    }
+    let logits = decode_logits(program, [&outputs[0], &outputs[1]])?;
+    let worst = logits.iter().flatten().zip(expected.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!(
+        "dealer {:.2} CPU-s, p0 {:.2} CPU-s, p1 {:.2} CPU-s, wall {:.2} s, logits off by {worst:.1e}",
+        feed.dealer_cpu,
+        party_cpu[0],
+        party_cpu[1],
+        wall.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn print_cost(program: &Program) {
+    let cost = program.cost();
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    println!(
+        "rounds {}, online {:.1} MB per party, dealer {:.1} and {:.1} MB",
+        cost.rounds,
+        mb(cost.online_bytes),
+        mb(cost.dealer_bytes[0]),
+        mb(cost.dealer_bytes[1])
+    );
+    let row = |name: &str, k: &KindCost| {
+        println!(
+            "{name:>28} {:>6} gates {:>12} elements {:>8.2} MB online {:>9.2} MB dealt",
+            k.gates,
+            k.elements,
+            mb(k.online_bytes),
+            mb(k.dealer_bytes)
+        );
+    };
+    cost.by_gate.iter().for_each(|(name, k)| row(name, k));
+    cost.by_layer.iter().take(12).for_each(|(name, k)| row(name, k));
+}

@@ -1,0 +1,112 @@
+//! Cosines and sines at the points of a circle of `2^bits` points, and of their multiples.
+//!
+//! All arithmetic is IEEE double precision without contraction, so both parties, on whatever machines, compute the same public coefficients.
+
+use super::randomness::low;
+use crate::program::Fourier;
+
+/// A circle as two short tables: `e^{i(a+b)} = e^{ia}·e^{ib}` with `a` the high and `b` the low half of the position.
+pub(super) struct Circle {
+    mask: u64,
+    low_bits: u32,
+    coarse: Vec<(f64, f64)>,
+    fine: Vec<(f64, f64)>,
+}
+
+impl Circle {
+    pub(super) fn new(bits: u32) -> Self {
+        let low_bits = bits / 2;
+        let unit = std::f64::consts::TAU / f64::from(bits).exp2();
+        let point = |i: u64| (libm::cos(i as f64 * unit), libm::sin(i as f64 * unit));
+        Self {
+            mask: low(bits),
+            low_bits,
+            coarse: (0..1u64 << (bits - low_bits)).map(|i| point(i << low_bits)).collect(),
+            fine: (0..1u64 << low_bits).map(point).collect(),
+        }
+    }
+
+    /// Cosine and sine at a position, taken mod `2^bits`.
+    pub(super) fn at(&self, position: u64) -> (f64, f64) {
+        let position = position & self.mask;
+        rotate(self.coarse[(position >> self.low_bits) as usize], self.fine[(position & low(self.low_bits)) as usize])
+    }
+}
+
+fn rotate((c, s): (f64, f64), (cos, sin): (f64, f64)) -> (f64, f64) {
+    (c * cos - s * sin, s * cos + c * sin)
+}
+
+/// The multiples `j·θ`, j from 1, of many angles at once. Errors grow as `j·2^-53`.
+pub(super) struct Harmonics {
+    base: Vec<(f64, f64)>,
+    /// `(cos jθ, sin jθ)` of each angle.
+    pub(super) now: Vec<(f64, f64)>,
+}
+
+impl Harmonics {
+    /// At frequency 1.
+    pub(super) fn new(circle: &Circle, positions: &[u64]) -> Self {
+        let base: Vec<(f64, f64)> = positions.iter().map(|p| circle.at(*p)).collect();
+        Self { now: base.clone(), base }
+    }
+
+    /// To the next frequency.
+    pub(super) fn advance(&mut self) {
+        self.now.iter_mut().zip(&self.base).for_each(|(now, base)| *now = rotate(*now, *base));
+    }
+}
+
+/// The nearest integer in two's complement, ties to even, for `|x| < 2^51`: adding `1.5·2^52` leaves it in the low bits of the significand.
+pub(super) fn nearest(x: f64) -> u64 {
+    const MAGIC: f64 = 6_755_399_441_055_744.0;
+    (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits())
+}
+
+/// The constant term of a series as a ring word.
+pub(super) fn constant_term(fit: &Fourier, bits: u32) -> u64 {
+    crate::weights::encode(fit.cos.first().copied().unwrap_or(0.0), bits)
+}
+
+impl Fourier {
+    /// Cosine and sine coefficient of a frequency.
+    pub(crate) fn pair(&self, frequency: usize) -> (f64, f64) {
+        (self.cos.get(frequency).copied().unwrap_or(0.0), self.sin.get(frequency).copied().unwrap_or(0.0))
+    }
+
+    /// The highest frequency.
+    pub(crate) fn frequencies(&self) -> usize {
+        self.cos.len().max(self.sin.len()).saturating_sub(1)
+    }
+
+    /// Secret arrays of a series: cosine and sine of each frequency from 1.
+    pub(crate) fn secrets(&self) -> usize {
+        2 * self.frequencies()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn harmonics_are_the_cosines_of_multiples() {
+        let circle = Circle::new(17);
+        let positions: Vec<u64> = (0..1000).map(|i| i * 7919).collect();
+        let mut harmonics = Harmonics::new(&circle, &positions);
+        for j in 1..=14u64 {
+            for (p, now) in positions.iter().zip(&harmonics.now) {
+                let angle = std::f64::consts::TAU * ((p * j) % (1 << 17)) as f64 / f64::from(1 << 17);
+                assert!((now.0 - angle.cos()).abs() < 1e-13 && (now.1 - angle.sin()).abs() < 1e-13);
+            }
+            harmonics.advance();
+        }
+    }
+
+    #[test]
+    fn nearest_rounds_both_signs() {
+        for (x, expected) in [(0.0, 0i64), (1.4, 1), (-1.4, -1), (-1.6, -2), (2.5, 2), (-1e12 - 0.2, -1_000_000_000_000)] {
+            assert_eq!(nearest(x), expected as u64, "{x}");
+        }
+    }
+}

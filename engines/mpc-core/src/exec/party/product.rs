@@ -1,0 +1,207 @@
+//! Products of opened values, by the algebra of [`crate::exec::monomial`].
+
+use sprint_kernel::{gemm_add, gemm_nt_add, packed_len};
+
+use super::opening::unpacked;
+use super::{MISSING, Party, Value};
+use crate::exec::material::{blocks, product_bytes, take};
+use crate::exec::monomial::{Expansion, Term};
+use crate::exec::randomness::{Purpose, low};
+use crate::program::{Form, Node, NodeId, Op, View};
+use crate::{MachineError, MaterialSource, PartyId};
+
+/// Elements whose factors stay in the first-level cache.
+const CHUNK: usize = 512;
+
+/// A form's opened words and share, not yet cut to a chunk.
+struct Source<'a> {
+    hat: &'a [u64],
+    share: &'a [u64],
+    view: View,
+    kind: Kind,
+}
+
+/// What a form's public words mean.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// `x̂` of an opening used in its own ring.
+    Plain,
+    /// `x̂` of a lifted opening of so many bits.
+    Lifted(u32),
+    /// A masked bit, and whether its negation is meant.
+    Bit { negated: bool },
+}
+
+/// A form's elements in a chunk. Term coefficients of `ρ`: `mask` is for bits (1 otherwise), `top` for lifted openings.
+#[derive(Default)]
+struct Factors {
+    public: Vec<u64>,
+    share: Vec<u64>,
+    mask: Vec<u64>,
+    top: Vec<u64>,
+}
+
+impl Party {
+    /// This party's share of products of secret terms, from its stream, corrected by the dealer if it is party 1.
+    pub(super) fn dealt(
+        &self,
+        id: NodeId,
+        array: usize,
+        from: usize,
+        len: usize,
+        bits: u32,
+        bytes: &[u8],
+    ) -> Result<Vec<u64>, MachineError> {
+        match self.party {
+            PartyId::P0 => Ok(self.streams.words(id, Purpose::Product, array, from, len)),
+            PartyId::P1 => {
+                let size = packed_len(bits, len);
+                unpacked(bits, bytes.get(array * size..(array + 1) * size).unwrap_or_default(), len)
+            }
+        }
+    }
+
+    pub(super) fn product(
+        &self,
+        id: NodeId,
+        node: &Node,
+        forms: &[Form],
+        bits: u32,
+        material: &mut dyn MaterialSource,
+        mut out: Vec<u64>,
+    ) -> Result<Vec<u64>, MachineError> {
+        let expansion = Expansion::of(&self.program, forms);
+        let sources = forms.iter().map(|f| self.source(f)).collect::<Result<Vec<_>, _>>()?;
+        let mut factors: Vec<Factors> = forms.iter().map(|_| Factors::default()).collect();
+        for (from, len) in blocks(node.len) {
+            let bytes = take(material, product_bytes(&expansion, bits, len)[self.party.index()])?;
+            let dealt = (0..expansion.monomials.len()).map(|m| self.dealt(id, m, from, len, bits, &bytes));
+            let dealt = dealt.collect::<Result<Vec<_>, _>>()?;
+            for start in (0..len).step_by(CHUNK) {
+                let count = CHUNK.min(len - start);
+                sources.iter().zip(&mut factors).for_each(|(s, f)| f.load(s, self.first(), from + start, count));
+                let at = out.len();
+                own_part(&factors, self.first(), count, &mut out);
+                for summand in &expansion.summands {
+                    let secret = &dealt[summand.monomial][start..start + count];
+                    dealt_part(&factors, &summand.choice, summand.negative, secret, &mut out[at..]);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn source(&self, form: &Form) -> Result<Source<'_>, MachineError> {
+        let view = form.view;
+        match (&self.values[form.open.index()], &self.program.node(form.open).op) {
+            (Some(Value::OpenedBits { hat, share }), _) => {
+                Ok(Source { hat, share, view, kind: Kind::Bit { negated: form.negated } })
+            }
+            (Some(Value::Opened { hat, share }), Op::Open { bits, lifted, .. }) => {
+                let kind = if *lifted { Kind::Lifted(*bits) } else { Kind::Plain };
+                Ok(Source { hat, share, view, kind })
+            }
+            _ => Err(MISSING),
+        }
+    }
+
+    pub(super) fn matmul(&self, id: NodeId, node: &Node, material: &mut dyn MaterialSource) -> Result<Vec<u64>, MachineError> {
+        let Op::MatMul { a, b, batch, m, k, n, transposed, bits } = node.op else {
+            return Err(MachineError::OutOfStep("not a product of matrices"));
+        };
+        let mut out = match self.party {
+            PartyId::P0 => self.streams.words(id, Purpose::Product, 0, 0, node.len),
+            PartyId::P1 => unpacked(bits, &take(material, packed_len(bits, node.len))?, node.len)?,
+        };
+        let (a_hat, a_share, b_hat, b_share) = (self.hat(a)?, self.share(a)?, self.hat(b)?, self.share(b)?);
+        let add = if transposed { gemm_nt_add } else { gemm_add };
+        // ab = â·b + a·b̂ - â·b̂ + r_a·r_b; party 1 leaves out the public product.
+        let mut left = a_share.to_vec();
+        if self.first() {
+            left.iter_mut().zip(a_hat).for_each(|(s, h)| *s = s.wrapping_sub(*h));
+        }
+        for i in 0..batch {
+            let (a_at, b_at, o_at) = (i * m * k..(i + 1) * m * k, i * k * n..(i + 1) * k * n, i * m * n..(i + 1) * m * n);
+            add(&left[a_at.clone()], &b_hat[b_at.clone()], m, k, n, &mut out[o_at.clone()]);
+            add(&a_hat[a_at], &b_share[b_at], m, k, n, &mut out[o_at]);
+        }
+        Ok(out)
+    }
+}
+
+impl Factors {
+    fn load(&mut self, source: &Source<'_>, first: bool, from: usize, len: usize) {
+        let Self { public, share, mask, top } = self;
+        [&mut *public, &mut *share, &mut *mask, &mut *top].into_iter().for_each(Vec::clear);
+        source.view.copy(source.hat, from, len, public);
+        source.view.copy(source.share, from, len, share);
+        match source.kind {
+            Kind::Plain => {}
+            Kind::Lifted(bits) => {
+                let bias = 1u64 << (bits - 2);
+                for p in public.iter_mut() {
+                    let biased = p.wrapping_add(bias) & low(bits);
+                    // -2^n·k with k = 1 - msb of the biased opening: what a set top bit of the mask takes off.
+                    top.push((biased >> (bits - 1)).wrapping_sub(1) << bits);
+                    *p = biased.wrapping_sub(bias);
+                }
+            }
+            Kind::Bit { negated } => {
+                if negated {
+                    public.iter_mut().for_each(|h| *h ^= 1);
+                    share.iter_mut().for_each(|s| *s = u64::from(first).wrapping_sub(*s));
+                }
+                mask.extend(public.iter().map(|h| (2 * h).wrapping_sub(1)));
+            }
+        }
+    }
+
+    /// The words that a choice contributes; none if they are all 1.
+    fn chosen(&self, choice: Option<Term>) -> Option<&[u64]> {
+        match choice {
+            None => Some(&self.public),
+            Some(Term::Mask) if self.mask.is_empty() => None,
+            Some(Term::Mask) => Some(&self.mask),
+            Some(Term::Top) => Some(&self.top),
+        }
+    }
+}
+
+/// Appends `Σ_i x_i·Π_{j≠i} P_j`, and with the first party `(1-k)·Π P_i`.
+fn own_part(factors: &[Factors], first: bool, len: usize, out: &mut Vec<u64>) {
+    let at = out.len();
+    out.resize(at + len, 0);
+    let out = &mut out[at..];
+    let mut product = [0u64; CHUNK];
+    let product = &mut product[..len];
+    for (i, own) in factors.iter().enumerate() {
+        product.copy_from_slice(&own.share);
+        if first && i > 0 {
+            // (1-k)·Π P_i, one product with each form but the first.
+            product.iter_mut().zip(&own.public).for_each(|(p, h)| *p = p.wrapping_sub(*h));
+        }
+        for (_, other) in factors.iter().enumerate().filter(|(j, _)| *j != i) {
+            times(product, &other.public);
+        }
+        out.iter_mut().zip(&*product).for_each(|(o, p)| *o = o.wrapping_add(*p));
+    }
+}
+
+/// Adds one summand: the dealer's monomial times the chosen coefficients.
+fn dealt_part(factors: &[Factors], choice: &[Option<Term>], negative: bool, secret: &[u64], out: &mut [u64]) {
+    let mut product = [0u64; CHUNK];
+    let product = &mut product[..secret.len()];
+    product.copy_from_slice(secret);
+    for words in factors.iter().zip(choice).filter_map(|(f, c)| f.chosen(*c)) {
+        times(product, words);
+    }
+    if negative {
+        out.iter_mut().zip(&*product).for_each(|(o, p)| *o = o.wrapping_sub(*p));
+    } else {
+        out.iter_mut().zip(&*product).for_each(|(o, p)| *o = o.wrapping_add(*p));
+    }
+}
+
+fn times(product: &mut [u64], factor: &[u64]) {
+    product.iter_mut().zip(factor).for_each(|(p, f)| *p = p.wrapping_mul(*f));
+}
