@@ -160,10 +160,11 @@ impl RoleError {
             Self::Net(e) => e.class(),
             Self::Handshake { .. } | Self::Model { .. } => Class::Handshake,
             Self::IndexReuse { .. } | Self::Ledger(LedgerError::Reused { .. }) => Class::IndexReuse,
-            Self::Desync { .. } | Self::Material { .. } => Class::Protocol,
+            Self::Desync { .. } | Self::Material { .. } | Self::Machine { source: MachineError::FrameLength { .. }, .. } => {
+                Class::Protocol
+            }
             Self::Transcript { .. } => Class::Transcript,
             Self::Request { .. } => Class::Request,
-            Self::Machine { source: MachineError::FrameLength { .. }, .. } => Class::Protocol,
             Self::Config(_)
             | Self::Identity(_)
             | Self::Ledger(_)

@@ -314,7 +314,7 @@ impl Party {
                     return Ok(Zeroizing::new(output));
                 }
             };
-            let compute = started.elapsed().saturating_sub(supply.waited - waited);
+            let compute = started.elapsed().saturating_sub(supply.waited.saturating_sub(waited));
             let due = check_round(shape, self.me, run.watch.rounds, round, frame.len(), peer_len);
             due.map_err(|source| RoleError::Machine { inference, source })?;
             let sent = Instant::now();

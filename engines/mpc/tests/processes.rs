@@ -112,7 +112,7 @@ fn a_fleet_answers_several_requests_and_accounts_for_them() {
     for party in &meter.parties {
         let indexes: Vec<u64> = party.inferences.iter().map(|m| m.index).collect();
         assert_eq!(indexes, [0, 1, 2, 3]);
-        assert!(party.inferences.iter().all(|m| m.rounds == 5 && m.opened_bytes_sent == 5 * 8000 << m.program));
+        assert!(party.inferences.iter().all(|m| m.rounds == 5 && m.opened_bytes_sent == (5 * 8000) << m.program));
         assert_eq!(party.by_gate[0].bytes_sent, 6 * 5 * 8000);
         assert_eq!(party.by_part.len(), 3);
         assert!(party.cpu_s > 0.0 && party.peak_rss.unwrap() > 1 << 20);

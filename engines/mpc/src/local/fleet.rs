@@ -1,6 +1,6 @@
 //! Launching, wiring, watching.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -126,6 +126,7 @@ pub struct LocalFleet {
     client: Option<Client>,
     processes: Vec<Process>,
     heard: Receiver<(Role, Heard)>,
+    loaded: BTreeSet<Role>,
     finished: BTreeMap<Role, RoleMeter>,
 }
 
@@ -138,7 +139,7 @@ impl LocalFleet {
             let started = Process::spawn(&options.binary, &options.args, role, sender.clone());
             processes.push(started.map_err(|source| FleetError::Spawn { role, source })?);
         }
-        let mut fleet = Self { client: None, processes, heard, finished: BTreeMap::new() };
+        let mut fleet = Self { client: None, processes, heard, loaded: BTreeSet::new(), finished: BTreeMap::new() };
         fleet.wire(options, side)?;
         Ok(fleet)
     }
@@ -160,6 +161,11 @@ impl LocalFleet {
             if role.party().is_some() {
                 addrs.insert(role, self.await_listening(role)?);
             }
+        }
+        // Dialling can only fail slowly; a role that cannot even load says so at once.
+        let deadline = Instant::now() + options.limits.connect();
+        while let Some(missing) = SERVERS.into_iter().find(|r| !self.loaded.contains(r)) {
+            self.hear(deadline, missing, "is loaded")?;
         }
         let own = identities.remove(&Role::Client).expect("made for every role above");
         let binding = Binding { session, model: side.model, program: side.program, batch: options.batch };
@@ -236,7 +242,12 @@ impl LocalFleet {
                 let said = FleetError::Failed { role, class, message };
                 Err(if secondary { self.better(said) } else { said })
             }
-            Ok((_, Heard::Event(event))) => Ok(Some(event)),
+            Ok((_, Heard::Event(event))) => {
+                if let Event::Loaded { role } = event {
+                    self.loaded.insert(role);
+                }
+                Ok(Some(event))
+            }
             Ok((role, Heard::Closed)) if !self.finished.contains_key(&role) => Err(self.died(role)),
             Ok((role, Heard::Noise(line))) => {
                 tracing::debug!(%role, line, "not an event");
@@ -262,13 +273,13 @@ impl LocalFleet {
     /// Looks for the cause: the first role that died without a word, else the first that failed by itself, else what is known.
     fn better(&mut self, known: FleetError) -> FleetError {
         let deadline = Instant::now() + POST_MORTEM;
-        let mut spoken = BTreeMap::new();
+        let mut spoken = BTreeSet::new();
         let mut cause = None;
         while let Ok((role, heard)) = self.heard.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             match heard {
-                Heard::Closed if !spoken.contains_key(&role) && !self.finished.contains_key(&role) => return self.died(role),
+                Heard::Closed if !spoken.contains(&role) && !self.finished.contains_key(&role) => return self.died(role),
                 Heard::Event(Event::Failed { class, message, secondary, .. }) => {
-                    spoken.insert(role, ());
+                    spoken.insert(role);
                     if !secondary {
                         cause = cause.or(Some(FleetError::Failed { role, class, message }));
                     }

@@ -111,13 +111,13 @@ pub(super) fn pin_of(der: &CertificateDer<'_>) -> CertPin {
 /// RFC 7468 armour.
 fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(der.len() * 3 / 2 + 80));
-    text.push_str(&format!("-----BEGIN {label}-----\n"));
+    text.extend(["-----BEGIN ", label, "-----\n"]);
     let body = Zeroizing::new(base64(der));
     for line in body.as_bytes().chunks(64) {
         text.push_str(std::str::from_utf8(line).expect("base64 is ASCII"));
         text.push('\n');
     }
-    text.push_str(&format!("-----END {label}-----\n"));
+    text.extend(["-----END ", label, "-----\n"]);
     text
 }
 

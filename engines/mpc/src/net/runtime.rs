@@ -133,7 +133,7 @@ pub(crate) async fn connect(endpoint: &Endpoint, me: Role, peer: Role, addr: &st
         match timeout_at(deadline, TcpStream::connect(addr)).await.map_err(stalled)? {
             Ok(tcp) => break tcp,
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => {
-                sleep(Duration::from_millis(50)).await
+                sleep(Duration::from_millis(50)).await;
             }
             Err(source) => return Err(NetError::Io { wait: wait(), source }),
         }

@@ -182,7 +182,7 @@ fn meet(
             link.exchange(Kind::Hello, b"ho", 2, What::Hello).await?;
             Ok(link)
         };
-        let (a, b, ()) = together(answered, dialled, async {}).await;
+        let (a, b, ()) = Box::pin(together(answered, dialled, async {})).await;
         (a, b)
     })
 }

@@ -17,6 +17,11 @@ pub enum Event {
         /// Where.
         addr: String,
     },
+    /// Programs are compiled and weights are read; what is left is to connect.
+    Loaded {
+        /// Who.
+        role: Role,
+    },
     /// Every link is up and every handshake agreed.
     Ready {
         /// Who.

@@ -140,6 +140,7 @@ impl Place {
         let path = self.settings.ledger.as_deref().ok_or_else(|| RoleError::Config(format!("{role} has no ledger")))?;
         let ledger = Ledger::open(path)?;
         let workload = factory(role, &self.settings.workload)?;
+        voice.say(&Event::Loaded { role });
         let mut links = self.party_links(me, &listener)?;
         let binding = self.binding(&*workload);
         self.shake(&mut [&mut links.peer, &mut links.dealer, &mut links.client], &binding)?;
@@ -182,6 +183,7 @@ impl Place {
     fn dealer<W: Write>(self, factory: WorkloadFactory, voice: &Voice<W>) -> Result<RoleMeter, RoleError> {
         let role = Role::Dealer;
         let workload = factory(role, &self.settings.workload)?;
+        voice.say(&Event::Loaded { role });
         let [mut link0, mut link1] = [self.connect(Role::Party0)?, self.connect(Role::Party1)?];
         let binding = self.binding(&*workload);
         self.shake(&mut [&mut link0, &mut link1], &binding)?;
