@@ -1,24 +1,25 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Runs workflows that fine-tune transformers under differential privacy and serve them under secure multi-party computation.
 #[derive(Debug, Parser)]
-#[command(name = "sprint-flow", version, propagate_version = true, arg_required_else_help = true)]
-pub struct Cli {
+#[command(name = "sprint-flow", bin_name = "sprint-flow", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
     /// Log more on standard error (-v, -vv); SPRINT_FLOW_LOG takes a filter.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    pub(crate) verbose: u8,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run a workflow: what is cached is reused, what was interrupted continues.
     Run(RunArgs),
     /// Show what a run would do, and why.
@@ -56,122 +57,128 @@ pub enum Command {
     StageWorker,
     /// Runs one role of an MPC inference.
     #[command(hide = true)]
-    MpcRole,
+    MpcRole {
+        /// The role.
+        role: String,
+    },
 }
 
 /// Where artifacts are kept.
 #[derive(Debug, Clone, Args)]
-pub struct StoreArgs {
+pub(crate) struct StoreArgs {
     /// The artifact store.
     #[arg(long, default_value = "store", env = "SPRINT_FLOW_STORE", value_name = "DIR")]
-    pub store: PathBuf,
+    pub(crate) store: PathBuf,
 }
 
 /// Which workflow, with which values.
 #[derive(Debug, Clone, Args)]
-pub struct WorkflowArgs {
+pub(crate) struct WorkflowArgs {
     /// The workflow.
     #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Set a parameter of the workflow; VALUE is YAML (`tasks=[rte]`).
     #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// Print JSON for machines.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `run`.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// The workflow.
     #[command(flatten)]
-    pub workflow: WorkflowArgs,
+    pub(crate) workflow: WorkflowArgs,
     /// The store.
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub(crate) store: StoreArgs,
     /// Run only these stages and what they need, such as `finetune[task=sst2]`.
     #[arg(long, value_name = "SELECTOR")]
-    pub only: Vec<String>,
+    pub(crate) only: Vec<String>,
     /// At most this many stages at once.
     #[arg(short, long, value_name = "N")]
-    pub jobs: Option<usize>,
+    pub(crate) jobs: Option<NonZeroUsize>,
     /// Go on with stages that do not depend on a failed one.
     #[arg(long)]
-    pub keep_going: bool,
+    pub(crate) keep_going: bool,
 }
 
 /// `plan`.
 #[derive(Debug, Clone, Args)]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     /// The workflow.
     #[command(flatten)]
-    pub workflow: WorkflowArgs,
+    pub(crate) workflow: WorkflowArgs,
     /// The store.
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub(crate) store: StoreArgs,
     /// Plan only these stages and what they need.
     #[arg(long, value_name = "SELECTOR")]
-    pub only: Vec<String>,
+    pub(crate) only: Vec<String>,
     /// Exit with 3 if there is work to do.
     #[arg(long)]
-    pub detailed_exitcode: bool,
+    pub(crate) detailed_exitcode: bool,
 }
 
 /// `status`.
 #[derive(Debug, Clone, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// The run; the newest if none is named.
-    pub run: Option<String>,
+    pub(crate) run: Option<String>,
     /// The store.
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub(crate) store: StoreArgs,
     /// Print JSON for machines.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `resume`.
 #[derive(Debug, Clone, Args)]
-pub struct ResumeArgs {
+pub(crate) struct ResumeArgs {
     /// The run; the newest unfinished one if none is named.
-    pub run: Option<String>,
+    pub(crate) run: Option<String>,
     /// The store.
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub(crate) store: StoreArgs,
     /// At most this many stages at once.
     #[arg(short, long, value_name = "N")]
-    pub jobs: Option<usize>,
+    pub(crate) jobs: Option<NonZeroUsize>,
     /// Go on with stages that do not depend on a failed one.
     #[arg(long)]
-    pub keep_going: bool,
+    pub(crate) keep_going: bool,
     /// Print JSON for machines.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `logs`.
 #[derive(Debug, Clone, Args)]
-pub struct LogsArgs {
+pub(crate) struct LogsArgs {
     /// The stage, such as `finetune[task=sst2,epsilon=8]`.
-    pub stage: String,
+    pub(crate) stage: String,
     /// The run; the newest if none is named.
     #[arg(long)]
-    pub run: Option<String>,
+    pub(crate) run: Option<String>,
     /// The attempt; the newest if none is named.
     #[arg(long)]
-    pub attempt: Option<u32>,
+    pub(crate) attempt: Option<u32>,
+    /// Go on printing while the run goes on.
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) follow: bool,
     /// The store.
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub(crate) store: StoreArgs,
     /// Print JSON for machines.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `artifacts`.
 #[derive(Debug, Subcommand)]
-pub enum ArtifactsCommand {
+pub(crate) enum ArtifactsCommand {
     /// List artifacts, newest first.
     Ls {
         /// The store.
@@ -210,21 +217,21 @@ pub enum ArtifactsCommand {
 
 /// `gc`.
 #[derive(Debug, Clone, Args)]
-pub struct GcArgs {
+pub(crate) struct GcArgs {
     /// The store.
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub(crate) store: StoreArgs,
     /// Delete, rather than say what would be deleted.
     #[arg(long)]
-    pub apply: bool,
+    pub(crate) apply: bool,
     /// Print JSON for machines.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `privacy`.
 #[derive(Debug, Subcommand)]
-pub enum PrivacyCommand {
+pub(crate) enum PrivacyCommand {
     /// ε of the Poisson-subsampled Gaussian mechanism by every accountant (add/remove one record).
     #[command(allow_negative_numbers = true)]
     Epsilon {
@@ -283,7 +290,7 @@ pub enum PrivacyCommand {
 
 /// Which engine computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EngineName {
+pub(crate) enum EngineName {
     /// The f32 oracle.
     F32,
     /// The trainer's forward pass.
@@ -296,81 +303,154 @@ pub enum EngineName {
 
 /// `embed`.
 #[derive(Debug, Clone, Args)]
-pub struct EmbedArgs {
+pub(crate) struct EmbedArgs {
     /// A model directory, or `hf://ORG/NAME`.
     #[arg(long, value_name = "DIR|hf://ID")]
-    pub model: String,
+    pub(crate) model: String,
     /// Lines of {"text": …, "pair": null|…}.
     #[arg(long, value_name = "FILE.jsonl")]
-    pub input: PathBuf,
+    pub(crate) input: PathBuf,
     /// Which engine computes.
     #[arg(long, value_enum, default_value = "f32")]
-    pub engine: EngineName,
+    pub(crate) engine: EngineName,
     /// Tokens kept of each example, special tokens included.
-    #[arg(long, default_value_t = 128, value_name = "N")]
-    pub max_length: usize,
+    #[arg(long, default_value = "128", value_name = "N")]
+    pub(crate) max_length: NonZeroUsize,
+    /// Where a model from a hub is kept.
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
     /// Print one JSON object a line.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `bench`.
 #[derive(Debug, Subcommand)]
-pub enum BenchCommand {
+pub(crate) enum BenchCommand {
     /// Private inference by three processes on this machine.
     Mpc(BenchMpcArgs),
     /// Training steps, private or not.
     Train(BenchTrainArgs),
 }
 
+/// Which gates a private inference is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GateMode {
+    /// Every function to the precision of the ring.
+    Exact,
+    /// Ranges fitted to the model's data.
+    Calibrated,
+    /// The approximations the model was trained with.
+    Lean,
+    /// A third online server in the place of the dealer.
+    ThreeServer,
+}
+
+/// A link between the parties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LinkName {
+    /// This machine's own, unshaped.
+    Loopback,
+    /// A local network.
+    Lan,
+    /// A wide-area network.
+    Wan,
+}
+
+/// Which weights the parties must not learn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightsName {
+    /// LoRA's B and the head; the base is public.
+    Lora,
+    /// All.
+    Private,
+}
+
+/// Whether a training step is private.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TrainMode {
+    /// Per-example clipping and noise.
+    Private,
+    /// Neither.
+    Nonprivate,
+}
+
+/// How long examples are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lengths {
+    /// Every example has `--seq` tokens.
+    Fixed,
+    /// As in SST-2's training phrases.
+    Sst2,
+}
+
 /// `bench mpc`.
 #[derive(Debug, Clone, Args)]
-pub struct BenchMpcArgs {
+pub(crate) struct BenchMpcArgs {
     /// `roberta-base` with random weights, or a model directory.
     #[arg(long, default_value = "roberta-base")]
-    pub model: String,
+    pub(crate) model: String,
     /// Tokens.
-    #[arg(long, default_value_t = 128)]
-    pub seq: usize,
+    #[arg(long, default_value = "128", value_name = "N")]
+    pub(crate) seq: NonZeroUsize,
     /// Examples per inference.
-    #[arg(long, default_value_t = 1)]
-    pub batch: usize,
-    /// Gates: `exact`, `calibrated`, `lean`, `three-server`.
-    #[arg(long, default_value = "exact")]
-    pub mode: String,
-    /// Link between the parties: `loopback`, `lan`, `wan`.
-    #[arg(long, default_value = "loopback")]
-    pub net: String,
-    /// Which weights are secret: `lora` (LoRA-B and head) or `private` (all).
-    #[arg(long, default_value = "lora")]
-    pub weights: String,
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) batch: NonZeroUsize,
+    /// The gates.
+    #[arg(long, value_enum, default_value = "exact")]
+    pub(crate) mode: GateMode,
+    /// The link between the parties.
+    #[arg(long, value_enum, default_value = "loopback")]
+    pub(crate) net: LinkName,
+    /// Which weights are secret.
+    #[arg(long, value_enum, default_value = "lora")]
+    pub(crate) weights: WeightsName,
     /// Timed runs, after one that warms up.
-    #[arg(long, default_value_t = 3)]
-    pub runs: usize,
+    #[arg(long, default_value = "3", value_name = "N")]
+    pub(crate) runs: NonZeroUsize,
     /// Print JSON for machines.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `bench train`.
 #[derive(Debug, Clone, Args)]
-pub struct BenchTrainArgs {
+pub(crate) struct BenchTrainArgs {
     /// `roberta-base` with random weights, or a model directory.
     #[arg(long, default_value = "roberta-base")]
-    pub model: String,
+    pub(crate) model: String,
     /// Tokens.
-    #[arg(long, default_value_t = 128)]
-    pub seq: usize,
+    #[arg(long, default_value = "128", value_name = "N")]
+    pub(crate) seq: NonZeroUsize,
     /// Examples per physical batch.
-    #[arg(long, default_value_t = 32)]
-    pub microbatch: usize,
-    /// `private` or `nonprivate`.
-    #[arg(long, default_value = "private")]
-    pub mode: String,
-    /// `fixed` (every example has `--seq` tokens) or `sst2` (lengths as in SST-2's training phrases).
-    #[arg(long, default_value = "fixed")]
-    pub lengths: String,
+    #[arg(long, default_value = "32", value_name = "N")]
+    pub(crate) microbatch: NonZeroUsize,
+    /// Whether examples are clipped and noise is added.
+    #[arg(long, value_enum, default_value = "private")]
+    pub(crate) mode: TrainMode,
+    /// How long the examples are.
+    #[arg(long, value_enum, default_value = "fixed")]
+    pub(crate) lengths: Lengths,
+    /// Examples in a step; twice the physical batch unless given, 16 times with `--lengths sst2`.
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<NonZeroUsize>,
+    /// Timed steps, after one that warms up.
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) steps: NonZeroUsize,
     /// Print JSON for machines.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
+
+/// Shows a value as the command line spells it.
+macro_rules! spelled {
+    ($($name:ident),*) => {$(
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.to_possible_value().expect("no value is skipped").get_name())
+            }
+        }
+    )*};
+}
+
+spelled!(GateMode, LinkName);

@@ -1,0 +1,97 @@
+//! `bench mpc`: private inference by three processes on this machine.
+
+use serde_json::json;
+use sprint_clear::float::{embed_only, run_logits};
+use sprint_model::{Batch, Example, ModelSpec, WeightPolicy};
+use sprint_mpc::{BenchInput, BenchOptions, BenchReport, Limits, LinkShape, bench_mpc};
+use sprint_mpc_core::Mode;
+use sprint_train::TrainConfig;
+
+use super::{Subject, token_ids};
+use crate::args::{BenchMpcArgs, GateMode, LinkName, WeightsName};
+use crate::context;
+use crate::failure::{Code, Failure};
+use crate::ui::{bytes, grid, out, seconds};
+
+pub(super) fn run(args: &BenchMpcArgs) -> Result<Code, Failure> {
+    let mode = mode(args.mode)?;
+    let subject = Subject::find(&args.model)?;
+    let spec = deployed(subject.spec())?;
+    let batch = batch(&spec, args.seq.get(), args.batch.get())?;
+    let checkpoint = subject.completed(spec)?;
+    let clear = |e: sprint_clear::float::FloatError| Failure::from_error(Code::FAILED, &e);
+    let embedded = embed_only(&checkpoint, &batch).map_err(clear)?;
+    let logits = run_logits(&checkpoint, &batch).map_err(clear)?;
+    let io = |e: std::io::Error| Failure::new(Code::FAILED, format!("the operating system refused: {e}"));
+    let folder = tempfile::Builder::new().prefix("sprint-flow-bench-").tempdir().map_err(io)?;
+    let options = BenchOptions {
+        binary: context::this_program().map_err(io)?,
+        args: vec!["mpc-role".to_owned()],
+        checkpoint: &checkpoint,
+        policy: match args.weights {
+            WeightsName::Lora => WeightPolicy::PublicBase { public_a: true },
+            WeightsName::Private => WeightPolicy::AllPrivate,
+        },
+        mode,
+        model: args.model.clone(),
+        net: args.net.to_string(),
+        link: match args.net {
+            LinkName::Loopback => LinkShape::LOOPBACK,
+            LinkName::Lan => LinkShape::LAN,
+            LinkName::Wan => LinkShape::WAN,
+        },
+        runs: args.runs.get(),
+        folder: folder.path().to_owned(),
+        limits: Limits::default(),
+    };
+    let input = BenchInput { batch: &batch, embedded: embedded.data(), logits: Some(&logits) };
+    let report = bench_mpc(&options, &input).map_err(|e| Failure::from_error(Code::FAILED, &e))?;
+    if args.json {
+        out::line(serde_json::to_string(&report).expect("a report is names and numbers"))?;
+    } else {
+        show(&report)?;
+    }
+    Ok(Code::DONE)
+}
+
+/// The gates of that name, if this build has them.
+fn mode(name: GateMode) -> Result<Mode, Failure> {
+    let word = name.to_string().replace('-', "_");
+    serde_json::from_value(json!(word))
+        .map_err(|_| Failure::usage(format!("--mode {name}: this build lacks these gates")).help("--mode exact is there"))
+}
+
+/// The shape that a private inference has: with the default recipe's low-rank updates and head, unless the model brings its own.
+fn deployed(base: &ModelSpec) -> Result<ModelSpec, Failure> {
+    let recipe = TrainConfig::default().spec(base, 2).map_err(Failure::usage)?;
+    Ok(ModelSpec { lora: base.lora.or(recipe.lora), head: base.head.clone().or(recipe.head), ..base.clone() })
+}
+
+fn batch(spec: &ModelSpec, seq: usize, size: usize) -> Result<Batch, Failure> {
+    let ids = token_ids(spec.vocab, seq * size);
+    let example = |ids: &[u32]| Example { ids: ids.to_vec(), type_ids: vec![0; seq], label: None };
+    let examples: Vec<Example> = ids.chunks(seq).map(example).collect();
+    let wrong = |e: &sprint_model::BatchError| Failure::usage(format!("--seq {seq}: {e}"));
+    let batch = Batch::new(&examples, seq, spec.pad_token).map_err(|e| wrong(&e))?;
+    batch.check(spec).map_err(|e| wrong(&e))?;
+    Ok(batch)
+}
+
+fn show(r: &BenchReport) -> Result<(), Failure> {
+    let spread = |s: sprint_mpc::Spread| format!("{} ({} to {})", seconds(s.median), seconds(s.min), seconds(s.max));
+    let both = |[a, b]: [u64; 2]| format!("{} / {}", bytes(a), bytes(b));
+    let memory = |n: Option<u64>| n.map_or_else(|| "unknown".to_owned(), bytes);
+    let rows = [
+        ("online", spread(r.online_s)),
+        ("with the dealer", spread(r.total_s)),
+        ("rounds", r.rounds.to_string()),
+        ("sent online", both(r.online_bytes_sent)),
+        ("from the dealer", both(r.dealer_bytes)),
+        ("CPU online", format!("{} / {}", seconds(r.cpu_online_s.p0), seconds(r.cpu_online_s.p1))),
+        ("CPU in all", format!("{} / {}, dealer {}", seconds(r.cpu_s.p0), seconds(r.cpu_s.p1), seconds(r.cpu_s.dealer))),
+        ("peak memory", format!("{} / {}, dealer {}", memory(r.peak_rss.p0), memory(r.peak_rss.p1), memory(r.peak_rss.dealer))),
+        ("max |Δlogit|", r.max_logit_diff.map_or_else(|| "unknown".to_owned(), |d| format!("{d:.1e}"))),
+    ];
+    out::line(format_args!("{}, {} × {} tokens over {}; party 0 / party 1", r.model, r.batch, r.seq, r.net))?;
+    out::line(grid(&["", ""], &rows.map(|(name, value)| vec![name.to_owned(), value])))
+}

@@ -1,0 +1,51 @@
+//! The commands.
+
+mod artifacts;
+mod bench;
+mod embed;
+mod gc;
+mod logs;
+mod model;
+mod plan;
+mod privacy;
+mod run;
+mod status;
+mod worker;
+mod workflow;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+
+use crate::args::{Cli, Command};
+use crate::failure::{Code, Failure};
+use crate::ui::out;
+
+/// Runs a command.
+pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    let code = match command {
+        Command::Run(args) => run::run(args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Validate(args) => workflow::validate(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Resume(args) => run::resume(&args),
+        Command::Logs(args) => logs::run(&args),
+        Command::Artifacts(command) => artifacts::run(command),
+        Command::Gc(args) => gc::run(&args),
+        Command::Schema => workflow::schema(),
+        Command::Completions { shell } => completions(shell),
+        Command::Privacy(command) => privacy::run(command),
+        Command::Embed(args) => embed::run(&args),
+        Command::Bench(command) => bench::run(&command),
+        Command::StageWorker => Ok(worker::stage()),
+        Command::MpcRole { role } => return worker::mpc_role(&role),
+    };
+    code.map(|code| ExitCode::from(code.get()))
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<Code, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "sprint-flow", &mut script);
+    out::bytes(&script)?;
+    Ok(Code::DONE)
+}

@@ -1,0 +1,53 @@
+//! `plan`.
+
+use sprint_artifacts::{Store, StoreError, StoreOptions};
+use sprint_orchestrator::{Plan, PlanError, PlanState};
+
+use super::artifacts::store_failure;
+use super::run::selectors;
+use super::workflow::load;
+use crate::args::PlanArgs;
+use crate::failure::{Code, Failure};
+use crate::registry::registry;
+use crate::ui::{grid, out};
+
+pub(super) fn run(args: &PlanArgs) -> Result<Code, Failure> {
+    let workflow = load(&args.workflow, &registry())?;
+    let only = selectors(&args.only)?;
+    // Nothing is created for a look.
+    let store = match Store::open(&args.store.store, StoreOptions::read_only()) {
+        Ok(store) => Some(store),
+        Err(StoreError::NoStore { .. }) => None,
+        Err(e) => return Err(store_failure(&e)),
+    };
+    let plan = Plan::of(&workflow, store.as_ref(), &only, "").map_err(|e| match e {
+        PlanError::Nothing(nothing) => Failure::from_error(Code::USAGE, &nothing),
+        other => Failure::from_error(Code::FAILED, &other),
+    })?;
+    if args.workflow.json {
+        out::line(serde_json::to_string(&plan).expect("a plan is names, texts and numbers"))?;
+    } else {
+        show(&plan)?;
+    }
+    Ok(if args.detailed_exitcode && !plan.is_done() { Code::PLAN_FOUND_WORK } else { Code::DONE })
+}
+
+fn show(plan: &Plan) -> Result<(), Failure> {
+    let rows = plan.stages.iter().map(|stage| {
+        let word = match stage.state {
+            PlanState::Hit => "cached",
+            PlanState::Miss => "run",
+            PlanState::Blocked => "unknown",
+        };
+        vec![word.to_owned(), stage.id.to_string(), stage.why.join("; ")]
+    });
+    out::line(grid(&["", "stage", "why"], &rows.collect::<Vec<_>>()))?;
+    let [run, unknown, cached] = [PlanState::Miss, PlanState::Blocked, PlanState::Hit].map(|s| plan.count(s));
+    out::line(format_args!("\n{run} to run, {unknown} that may have to run, {cached} cached"))?;
+    let spends: Vec<_> =
+        plan.stages.iter().filter(|s| s.spends_privacy && s.state != PlanState::Hit).map(|s| s.id.to_string()).collect();
+    if !spends.is_empty() {
+        out::line(format_args!("spends privacy budget: {}", spends.join(", ")))?;
+    }
+    Ok(())
+}
