@@ -9,6 +9,7 @@ use sprint_model::{Checkpoint, Example, Label, ModelSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
+use crate::device::Backend;
 use crate::error::TrainError;
 use crate::run::Run;
 
@@ -66,7 +67,7 @@ pub fn bench_train(request: &BenchRequest, meter: &dyn Meter) -> Result<BenchRes
     let examples = random_examples(&request.base, &request.lengths);
     let (spec, layout) = config.validate(&request.base, &examples, 2)?;
     let model = Checkpoint::random(spec.clone(), 1).map_err(sprint_model::CheckpointError::from)?;
-    let mut run = Run::prepare(&examples, &config, &model, layout)?;
+    let mut run = Run::prepare(&examples, &config, &model, layout, Backend::open(config.device)?)?;
     let mut noisy = config.privacy.map(|p| Noise::new(p.clip, &run)).transpose()?;
     let batch: Vec<usize> = (0..examples.len()).collect();
     let mut step = |run: &mut Run<'_>| -> Result<(), TrainError> {

@@ -34,6 +34,9 @@ pub struct TrainConfig {
     pub microbatch: usize,
     /// The peak learning rate.
     pub learning_rate: f64,
+    /// Factor on it for the head. Noise in a low-rank update disturbs every layer after it, noise in a linear head only the logits: the head
+    /// bears a larger one.
+    pub head_rate: f64,
     /// The optimiser.
     pub optimiser: OptimiserConfig,
     /// The learning rate's course.
@@ -63,6 +66,7 @@ impl Default for TrainConfig {
             epochs: 3.0,
             microbatch: 32,
             learning_rate: 2e-3,
+            head_rate: 1.0,
             optimiser: OptimiserConfig::default(),
             schedule: Schedule::default(),
             init_seed: 0,
@@ -133,11 +137,13 @@ pub struct HeadConfig {
     pub dense: bool,
     /// Dropout before each of its layers.
     pub dropout: f64,
+    /// Whether the features are centred first, by random tokens: for a new head, not for a pretrained pooler.
+    pub centred: bool,
 }
 
 impl Default for HeadConfig {
     fn default() -> Self {
-        Self { pooling: Pooling::Mean, dense: false, dropout: 0.0 }
+        Self { pooling: Pooling::Mean, dense: false, dropout: 0.0, centred: false }
     }
 }
 
@@ -200,7 +206,7 @@ impl TrainConfig {
             }),
             TuningConfig::Head | TuningConfig::Full => None,
         };
-        let HeadConfig { pooling, dense, dropout } = self.head;
+        let HeadConfig { pooling, dense, dropout, .. } = self.head;
         Ok(ModelSpec {
             activation: self.functions.activation.unwrap_or(base.activation),
             softmax: self.functions.softmax.unwrap_or(base.softmax),

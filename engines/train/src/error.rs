@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::device::BackendMissing;
 use crate::engine::EngineError;
+use crate::eval::EvalError;
 use crate::snapshot::SnapshotError;
 use crate::validate::ConfigError;
 
@@ -35,6 +36,9 @@ pub enum TrainError {
     /// A forward or backward pass.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A forward pass over public tokens.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
     /// Examples that form no batch.
     #[error(transparent)]
     Batch(#[from] BatchError),

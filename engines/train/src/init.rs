@@ -75,8 +75,7 @@ fn orthogonal(rows: usize, columns: usize, rng: &mut ChaCha20Rng) -> Vec<f32> {
         }
         let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
         if norm > 1e-6 {
-            v.iter_mut().for_each(|v| *v /= norm);
-            basis.push(v);
+            basis.push(v.into_iter().map(|v| v / norm).collect());
         }
     }
     let at = |r: usize, c: usize| if rows <= columns { basis[r][c] } else { basis[c][r] };

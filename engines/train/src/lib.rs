@@ -6,6 +6,7 @@
 
 mod bench;
 mod budget;
+mod centre;
 mod config;
 mod device;
 mod dropout;

@@ -81,16 +81,18 @@ const NOISELESS_FLOOR: f64 = 1e-16;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Optimiser {
     config: OptimiserConfig,
+    rates: Vec<f32>,
     first: Vec<f32>,
     second: Vec<f32>,
     steps: u64,
 }
 
 impl Optimiser {
-    /// A fresh optimiser of `dim` parameters.
-    pub fn new(config: OptimiserConfig, dim: usize) -> Self {
+    /// A fresh optimiser; `rates` holds each parameter's factor on the learning rate.
+    pub fn new(config: OptimiserConfig, rates: Vec<f32>) -> Self {
+        let dim = rates.len();
         let second = if matches!(config, OptimiserConfig::Sgd { .. }) { 0 } else { dim };
-        Self { config, first: vec![0.0; dim], second: vec![0.0; second], steps: 0 }
+        Self { config, rates, first: vec![0.0; dim], second: vec![0.0; second], steps: 0 }
     }
 
     /// Takes one step on `theta` along the gradient `g` at the rate `lr`; `noise_variance` is Φ.
@@ -103,7 +105,8 @@ impl Optimiser {
         self.steps += 1;
         match self.config {
             OptimiserConfig::Sgd { momentum, weight_decay } => {
-                for ((p, g), u) in theta.iter_mut().zip(g).zip(&mut self.first) {
+                for (((p, g), u), rate) in theta.iter_mut().zip(g).zip(&mut self.first).zip(&self.rates) {
+                    let lr = lr * f64::from(*rate);
                     let velocity = momentum * f64::from(*u) + f64::from(*g);
                     *u = velocity as f32;
                     *p = (f64::from(*p) * (1.0 - lr * weight_decay) - lr * velocity) as f32;
@@ -123,8 +126,9 @@ impl Optimiser {
         let (beta1, beta2) = betas;
         let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let (correct1, correct2) = (1.0 - beta1.powi(t), 1.0 - beta2.powi(t));
-        for (((p, g), m), v) in theta.iter_mut().zip(g).zip(&mut self.first).zip(&mut self.second) {
-            let g = f64::from(*g);
+        let moments = self.first.iter_mut().zip(&mut self.second);
+        for (((p, g), (m, v)), rate) in theta.iter_mut().zip(g).zip(moments).zip(&self.rates) {
+            let (g, lr) = (f64::from(*g), lr * f64::from(*rate));
             let first = beta1 * f64::from(*m) + (1.0 - beta1) * g;
             let second = beta2 * f64::from(*v) + (1.0 - beta2) * g * g;
             (*m, *v) = (first as f32, second as f32);
@@ -143,10 +147,11 @@ impl Optimiser {
         (&self.first, &self.second)
     }
 
-    /// An optimiser with the state of a snapshot; `None` if the state has another shape.
-    pub(crate) fn restored(config: OptimiserConfig, dim: usize, first: Vec<f32>, second: Vec<f32>, steps: u64) -> Option<Self> {
-        let fresh = Self::new(config, dim);
-        (first.len() == fresh.first.len() && second.len() == fresh.second.len()).then_some(Self { config, first, second, steps })
+    /// Takes over the state of a snapshot; `None` if it has another shape.
+    pub(crate) fn restore(mut self, first: Vec<f32>, second: Vec<f32>, steps: u64) -> Option<Self> {
+        let fits = first.len() == self.first.len() && second.len() == self.second.len();
+        (self.first, self.second, self.steps) = (first, second, steps);
+        fits.then_some(self)
     }
 }
 
@@ -159,7 +164,7 @@ mod tests {
     /// The published recurrences, written out a second time in f64 for one coordinate.
     #[test]
     fn adamw_follows_its_recurrence() {
-        let (mut theta, mut optimiser) = (vec![0.7_f32], Optimiser::new(ADAMW, 1));
+        let (mut theta, mut optimiser) = (vec![0.7_f32], Optimiser::new(ADAMW, vec![1.0]));
         let (mut p, mut m, mut v) = (0.7_f64, 0.0_f64, 0.0_f64);
         for (t, g) in [0.3_f64, -1.2, 0.05, 2.0].into_iter().enumerate() {
             optimiser.step(&mut theta, &[g as f32], 0.01, 0.0);
@@ -175,7 +180,7 @@ mod tests {
     #[test]
     fn sgd_with_momentum_follows_its_recurrence() {
         let config = OptimiserConfig::Sgd { momentum: 0.5, weight_decay: 0.0 };
-        let (mut theta, mut optimiser) = (vec![1.0_f32], Optimiser::new(config, 1));
+        let (mut theta, mut optimiser) = (vec![1.0_f32], Optimiser::new(config, vec![1.0]));
         optimiser.step(&mut theta, &[1.0], 0.1, 0.0);
         optimiser.step(&mut theta, &[1.0], 0.1, 0.0);
         assert!((theta[0] - (1.0 - 0.1 - 0.15)).abs() < 1e-6);
@@ -187,7 +192,7 @@ mod tests {
         let config = OptimiserConfig::DpAdambc { beta1: 0.9, beta2: 0.999, floor: 0.01, weight_decay: 0.0 };
         let phi = 4.0;
         let run = |variance: f64| {
-            let (mut theta, mut optimiser) = (vec![0.0_f32], Optimiser::new(config, 1));
+            let (mut theta, mut optimiser) = (vec![0.0_f32], Optimiser::new(config, vec![1.0]));
             for t in 0..4000 {
                 let noise = if t % 2 == 0 { 2.0 } else { -2.0 };
                 optimiser.step(&mut theta, &[1.0 + noise], 1e-3, variance);
@@ -202,17 +207,31 @@ mod tests {
     #[test]
     fn dp_adambc_never_divides_by_less_than_its_floor() {
         let config = OptimiserConfig::DpAdambc { beta1: 0.0, beta2: 0.0, floor: 0.25, weight_decay: 0.0 };
-        let (mut theta, mut optimiser) = (vec![0.0_f32], Optimiser::new(config, 1));
+        let (mut theta, mut optimiser) = (vec![0.0_f32], Optimiser::new(config, vec![1.0]));
         optimiser.step(&mut theta, &[0.1], 1.0, 4.0);
         assert!((f64::from(theta[0]) + 0.1).abs() < 1e-6, "0.1 / √(0.25·4)");
     }
 
     #[test]
+    fn each_parameter_moves_at_its_own_rate() {
+        for config in [ADAMW, OptimiserConfig::Sgd { momentum: 0.9, weight_decay: 0.1 }] {
+            let (mut optimiser, mut theta) = (Optimiser::new(config, vec![1.0, 3.0]), vec![0.5, 0.5]);
+            let (mut alone, mut other) = (Optimiser::new(config, vec![1.0]), vec![0.5]);
+            for _ in 0..5 {
+                optimiser.step(&mut theta, &[0.2, 0.2], 0.01, 0.0);
+                alone.step(&mut other, &[0.2], 0.03, 0.0);
+            }
+            assert!((theta[1] - other[0]).abs() < 1e-7 && theta[0] > theta[1], "{config:?}");
+        }
+    }
+
+    #[test]
     fn a_restored_optimiser_continues_bit_for_bit() {
-        let (mut a, mut theta) = (Optimiser::new(ADAMW, 3), vec![0.1, -0.2, 0.3]);
+        let (mut a, mut theta) = (Optimiser::new(ADAMW, vec![1.0; 3]), vec![0.1, -0.2, 0.3]);
         a.step(&mut theta, &[1.0, 2.0, 3.0], 0.01, 0.0);
         let (first, second) = a.moments();
-        let mut b = Optimiser::restored(ADAMW, 3, first.to_vec(), second.to_vec(), a.steps()).expect("same shape");
+        let fresh = Optimiser::new(ADAMW, vec![1.0; 3]);
+        let mut b = fresh.restore(first.to_vec(), second.to_vec(), a.steps()).expect("same shape");
         let mut other = theta.clone();
         a.step(&mut theta, &[0.5, 0.1, -1.0], 0.01, 0.0);
         b.step(&mut other, &[0.5, 0.1, -1.0], 0.01, 0.0);

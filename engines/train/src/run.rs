@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use sprint_dp::mechanism::GridMechanism;
-use sprint_model::{Batch, Bucket, Checkpoint, Example, ModelSpec, ParamPath, TensorData, buckets_by_length};
+use sprint_model::{Batch, Bucket, Checkpoint, Example, ModelSpec, ParamPath, Parameter, Part, TensorData, buckets_by_length};
 
 use crate::budget::Budget;
 use crate::config::TrainConfig;
@@ -45,20 +45,21 @@ impl<'a> Run<'a> {
         config: &TrainConfig,
         model: &Checkpoint,
         layout: Layout,
+        backend: Backend,
     ) -> Result<Self, TrainError> {
-        let backend = Backend::open(config.device)?;
         let frozen = upload(model, &backend);
         let theta: Vec<f32> =
             layout.parameters().iter().flat_map(|p| model.get(&p.path).map_or(&[][..], TensorData::data)).copied().collect();
-        let optimiser = Optimiser::new(config.optimiser, theta.len());
+        let rate = |p: &Parameter| if p.part == Part::Head { config.head_rate as f32 } else { 1.0 };
+        let rates = layout.parameters().iter().flat_map(|p| vec![rate(p); p.len()]).collect();
+        let optimiser = Optimiser::new(config.optimiser, rates);
         let workers = Workers::new(config.threads)?;
         Ok(Self { examples, spec: model.spec().clone(), layout, backend, frozen, workers, theta, optimiser, step: 0 })
     }
 
-    pub(crate) fn restore(&mut self, snapshot: Snapshot, config: &TrainConfig) -> Result<(), SnapshotError> {
+    pub(crate) fn restore(&mut self, snapshot: Snapshot) -> Result<(), SnapshotError> {
         let Snapshot { step, theta, first, second, .. } = snapshot;
-        let optimiser = Optimiser::restored(config.optimiser, theta.len(), first, second, step);
-        self.optimiser = optimiser.ok_or(SnapshotError::Shape("optimiser state"))?;
+        self.optimiser = self.optimiser.clone().restore(first, second, step).ok_or(SnapshotError::Shape("optimiser state"))?;
         (self.theta, self.step) = (theta, step);
         Ok(())
     }
@@ -152,8 +153,10 @@ impl<'a> Run<'a> {
         Differentiable { spec: &self.spec, backend: &self.backend, frozen: &self.frozen, layout: &self.layout }
     }
 
+    /// The key of this step's dropout masks, if anything is dropped.
     fn dropout(&self, config: &TrainConfig) -> Option<(u64, u64)> {
-        Some((config.init_seed, self.step))
+        let (lora, head) = (self.spec.lora.map_or(0.0, |l| l.dropout), self.spec.head.as_ref().map_or(0.0, |h| h.dropout));
+        (self.spec.hidden_dropout.max(lora).max(head) > 0.0).then_some((config.init_seed, self.step))
     }
 
     /// Examples of one physical batch: each worker takes its part of a microbatch. A trained table or whole dense layer is too large to copy

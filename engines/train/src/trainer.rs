@@ -9,7 +9,9 @@ use sprint_dp::report::PrivacyReport;
 use sprint_model::{Checkpoint, Example, ModelSpec, ParamPath, TensorData};
 
 use crate::budget::Budget;
+use crate::centre::centred;
 use crate::config::TrainConfig;
+use crate::device::Backend;
 use crate::error::TrainError;
 use crate::run::Run;
 use crate::snapshot::Snapshot;
@@ -115,16 +117,20 @@ pub fn train(
     observer: &mut dyn TrainObserver,
 ) -> Result<TrainedModel, TrainError> {
     let (spec, layout) = config.validate(inputs.base.spec(), inputs.examples, inputs.outputs)?;
-    let model = start(inputs.base, &spec, config.a_init(), config.init_seed)?;
+    let backend = Backend::open(config.device)?;
+    let mut model = start(inputs.base, &spec, config.a_init(), config.init_seed)?;
+    if config.head.centred {
+        model = centred(model, config.head.pooling, config.init_seed, &backend)?;
+    }
     model.require_complete()?;
     let digest = run_digest(&inputs, config)?;
-    let mut run = Run::prepare(inputs.examples, config, &model, layout)?;
+    let mut run = Run::prepare(inputs.examples, config, &model, layout, backend)?;
     let mut budget = Budget::open(config, inputs.examples.len(), &run.layout, accounting)?;
     if let Some(bytes) = resume {
         let snapshot = Snapshot::decode(bytes)?;
         snapshot.check(&digest, run.layout.dim(), budget.steps)?;
         budget.resume(&snapshot)?;
-        run.restore(snapshot, config)?;
+        run.restore(snapshot)?;
     }
     let mut history = Vec::new();
     let mut rejected_examples = 0;

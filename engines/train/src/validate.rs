@@ -112,6 +112,8 @@ impl TrainConfig {
         );
         let lr = self.learning_rate;
         c.check(lr.is_finite() && lr > 0.0, "learning_rate", format_args!("{lr} given; give a number above 0, for example 2e-3"));
+        let rate = self.head_rate;
+        c.check(rate.is_finite() && rate > 0.0, "head_rate", format_args!("{rate} given; give a factor above 0, for example 1"));
         let warm_up = self.schedule.warm_up;
         c.check(
             (0.0..1.0).contains(&warm_up),
@@ -147,7 +149,8 @@ impl TrainConfig {
         if let Some((field, value)) = positive {
             c.check(value.is_finite() && value > 0.0, field, format_args!("{value} given; give a number above 0"));
         }
-        let sane = weight_decay.is_finite() && weight_decay >= 0.0 && !(lr.is_finite() && weight_decay * lr >= 1.0);
+        let sane =
+            weight_decay.is_finite() && weight_decay >= 0.0 && !(lr.is_finite() && weight_decay * lr * rate.max(1.0) >= 1.0);
         c.check(
             sane,
             "optimiser.weight_decay",
