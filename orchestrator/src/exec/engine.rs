@@ -144,6 +144,9 @@ impl RunError {
     }
 }
 
+/// The file of a run that shows the workflow as it was understood.
+const RESOLVED: &str = "resolved.yaml";
+
 /// Runs workflows on one store.
 #[derive(Clone)]
 pub struct Engine {
@@ -211,6 +214,9 @@ impl Engine {
         let wrap = |source| RunError::Run { id: run.id().to_string(), source };
         let _lock = run.lock(&self.owner()).map_err(wrap)?;
         request.write(run).map_err(wrap)?;
+        if run.read(RESOLVED).map_err(wrap)?.is_none() {
+            run.write_once(RESOLVED, workflow.resolved().as_bytes()).map_err(wrap)?;
+        }
         let mut journal = Journal::open(run)?;
         let mut kept = self.reap_others(run.id()).await?;
         kept.extend(reap(run, &mut journal, &self.store, &self.executor, &self.host).await?);

@@ -76,6 +76,7 @@ pub struct Workflow {
     axes: Vec<Axis>,
     stages: Vec<StageDef>,
     instances: Vec<Instance>,
+    resolved: String,
 }
 
 /// One stage of a workflow.
@@ -232,7 +233,8 @@ impl Workflow {
         };
         let expansion = Expansion { doc: &doc, axes: &axes, linked: &linked }.expand(params_of);
         let stages = define_stages(doc.stages, &linked);
-        Ok(Self { name: doc.name, inputs, limits: doc.limits, axes, stages, instances: expansion })
+        let resolved = serde_yaml::to_string(&root.to_yaml()).expect("plain values have a YAML form");
+        Ok(Self { name: doc.name, inputs, limits: doc.limits, axes, stages, instances: expansion, resolved })
     }
 
     /// The workflow's name.
@@ -243,6 +245,11 @@ impl Workflow {
     /// What it was read from.
     pub fn inputs(&self) -> &WorkflowInputs {
         &self.inputs
+    }
+
+    /// The workflow with its fragments and `--set` values filled in, as YAML; kept with each run for people to read.
+    pub fn resolved(&self) -> &str {
+        &self.resolved
     }
 
     /// What the stages running at once may use together.

@@ -108,6 +108,24 @@ impl Node {
         }
     }
 
+    /// The same value for writing it out as YAML, keys in the order written.
+    pub(crate) fn to_yaml(&self) -> serde_yaml::Value {
+        match &self.value {
+            Value::Null => serde_yaml::Value::Null,
+            Value::Bool(b) => (*b).into(),
+            Value::Number(n) => match (n.as_u64(), n.as_i64(), n.as_f64()) {
+                (Some(n), _, _) => n.into(),
+                (_, Some(n), _) => n.into(),
+                (_, _, n) => n.unwrap_or_default().into(),
+            },
+            Value::String(s) => s.as_str().into(),
+            Value::List(items) => serde_yaml::Value::Sequence(items.iter().map(Self::to_yaml).collect()),
+            Value::Map(entries) => {
+                serde_yaml::Value::Mapping(entries.iter().map(|e| (e.key.as_str().into(), e.value.to_yaml())).collect())
+            }
+        }
+    }
+
     /// The same value as JSON, keys in the order written.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.value {

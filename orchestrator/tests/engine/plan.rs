@@ -99,6 +99,20 @@ limits: {cpu: 2}
     assert!(world.plan().is_done(), "{:#?}", world.plan());
 }
 
+#[test]
+fn the_resolved_workflow_stands_for_the_same_actions() {
+    let mut world = World::new(&CHAIN.replace("suffix: x, seed: 1", "use: end.yaml, seed: 1"));
+    std::fs::write(world.path("end.yaml"), "suffix: \"0x10\"\nseed: 9\n").unwrap();
+    world.sets = vec!["text='~: #'".to_owned()];
+    world.run();
+    let resolved = world.workflow().resolved().to_owned();
+    let run = world.store().runs().unwrap().remove(0);
+    assert_eq!(std::fs::read_to_string(world.path("store/runs").join(run.as_str()).join("resolved.yaml")).unwrap(), resolved);
+    world.sets.clear();
+    world.rewrite(&resolved);
+    assert!(world.plan().is_done(), "{resolved}");
+}
+
 fn matrix(n: usize) -> String {
     let values: Vec<String> = (0..n).map(|i| format!("v{i}")).collect();
     format!(
