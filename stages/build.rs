@@ -16,8 +16,46 @@ struct Kind {
 
 const STAGE: &[&str] = &["stages/api/src", "stages/src/params", "stages/src/errors.rs"];
 
+const DATASET: &str = "stages/src/dataset";
+const GLUE: &str = "stages/src/glue";
+const MODEL: &str = "engines/model/src";
+const CLEAR: &str = "engines/clear/src";
+const DP: &str = "engines/dp/src";
+const TRAIN: &str = "engines/train/src";
+const KERNEL: &str = "engines/kernel/src";
+const MPC_CORE: &str = "engines/mpc-core/src";
+const MPC: &str = "engines/mpc/src";
+const PREDICTIONS: &str = "stages/src/predictions.rs";
+const PRIVACY: &str = "stages/src/privacy.rs";
+const COST: &str = "stages/src/cost.rs";
+const STORED_MODEL: &str = "stages/src/model.rs";
+const SHARE: &str = "stages/src/share.rs";
+
 const KINDS: &[Kind] = &[
     Kind { name: "DOWNLOAD", sources: &["stages/src/download"], packages: &["reqwest", "sha2", "blake3"] },
+    Kind {
+        name: "TOKENIZE",
+        sources: &["stages/src/tokenize", DATASET, GLUE, MODEL],
+        packages: &["sprint-model", "csv", "parquet"],
+    },
+    Kind {
+        name: "FINETUNE",
+        sources: &["stages/src/finetune", DATASET, GLUE, STORED_MODEL, PRIVACY, MODEL, DP, TRAIN],
+        packages: &["sprint-train"],
+    },
+    Kind { name: "SHARE", sources: &[SHARE, STORED_MODEL, MODEL, KERNEL, MPC_CORE, MPC], packages: &["sprint-mpc"] },
+    Kind { name: "PROVISION", sources: &["stages/src/provision.rs"], packages: &[] },
+    Kind {
+        name: "INFER_CLEAR",
+        sources: &["stages/src/infer_clear.rs", DATASET, GLUE, PREDICTIONS, STORED_MODEL, MODEL, CLEAR, TRAIN],
+        packages: &["sprint-clear", "sprint-train"],
+    },
+    Kind {
+        name: "INFER_MPC",
+        sources: &["stages/src/infer_mpc", SHARE, DATASET, GLUE, PREDICTIONS, COST, MODEL, CLEAR, KERNEL, MPC_CORE, MPC],
+        packages: &["sprint-clear", "sprint-mpc"],
+    },
+    Kind { name: "METRICS", sources: &["stages/src/metrics", GLUE, PREDICTIONS, PRIVACY, COST], packages: &["plotters"] },
 ];
 
 fn main() -> io::Result<()> {
@@ -91,7 +129,8 @@ impl<'a> Locked<'a> {
                 let line = block.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(" = "));
                 line.map_or("", |v| v.trim_matches('"'))
             };
-            let list = block.split_once("dependencies = [").and_then(|(_, rest)| rest.split_once(']')).map_or("", |(list, _)| list);
+            let list =
+                block.split_once("dependencies = [").and_then(|(_, rest)| rest.split_once(']')).map_or("", |(list, _)| list);
             let dependencies = list.split(',').map(|d| d.trim().trim_matches('"')).filter(|d| !d.is_empty()).collect();
             let package = Package { version: value("version"), checksum: value("checksum"), dependencies };
             packages.entry(value("name")).or_default().push(package);

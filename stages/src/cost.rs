@@ -78,7 +78,11 @@ impl MpcCost {
         if cost.version == Self::VERSION {
             Ok(cost)
         } else {
-            Err(StageError::permanent(format!("mpc-cost.json has version {}, this program reads {}", cost.version, Self::VERSION)))
+            Err(StageError::permanent(format!(
+                "mpc-cost.json has version {}, this program reads {}",
+                cost.version,
+                Self::VERSION
+            )))
         }
     }
 }

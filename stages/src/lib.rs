@@ -1,14 +1,30 @@
 //! The stages: what each kind of step in a workflow does.
 //!
-//! Every kind has a module of its own with its parameters, ports and effect; [`registry`] is the only thing a binary needs.
+//! Every kind has a module of its own with its parameters, ports and effect; [`registry`] is the only thing a binary needs, and
+//! [`mpc_role`] what its hidden command `mpc-role` calls.
 
+mod cost;
+mod dataset;
 mod download;
 mod errors;
-#[allow(dead_code, unused_imports)]
+mod finetune;
 mod glue;
+mod infer_clear;
+mod infer_mpc;
+mod metrics;
+mod model;
 mod params;
+mod predictions;
+mod privacy;
+mod provision;
+mod registry;
+mod share;
 #[cfg(test)]
 mod testing;
+mod tokenize;
+
+pub use infer_mpc::RoleProgram;
+pub use registry::{mpc_role, registry, registry_with};
 
 /// Digests over each kind's source closure and locked dependencies, made by `build.rs`.
 mod code {

@@ -92,6 +92,11 @@ impl Bench {
         &self.checkpoints.ledgers
     }
 
+    /// Checkpoints in memory.
+    pub(crate) fn checkpoints(&self) -> &dyn CheckpointAccess {
+        &self.checkpoints
+    }
+
     pub(crate) fn store(&self) -> &Store {
         &self.store
     }

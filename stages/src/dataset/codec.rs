@@ -100,7 +100,8 @@ pub(super) fn read(bytes: &[u8], limits: Limits) -> Result<Vec<Example>, CodecEr
     let label_bytes: u64 = if label_kind == 0 { 0 } else { 4 };
     let per_row = rows.checked_mul(2 + label_bytes);
     let per_token = tokens.checked_mul(id_bytes as u64 + 1);
-    let want = per_row.zip(per_token).and_then(|(r, t)| r.checked_add(t)?.checked_add(HEADER as u64)).ok_or(CodecError::Header)?;
+    let want =
+        per_row.zip(per_token).and_then(|(r, t)| r.checked_add(t)?.checked_add(HEADER as u64)).ok_or(CodecError::Header)?;
     if want != bytes.len() as u64 {
         return Err(CodecError::Size { want, found: bytes.len() as u64 });
     }
@@ -117,12 +118,15 @@ pub(super) fn read(bytes: &[u8], limits: Limits) -> Result<Vec<Example>, CodecEr
         if length == 0 || length > limits.max_length || length > tokens - at {
             return Err(bad);
         }
-        let id = |b: &[u8]| if id_bytes == 2 { u32::from(u16::from_le_bytes([b[0], b[1]])) } else { u32::from_le_bytes([b[0], b[1], b[2], b[3]]) };
+        let id = |b: &[u8]| {
+            if id_bytes == 2 { u32::from(u16::from_le_bytes([b[0], b[1]])) } else { u32::from_le_bytes([b[0], b[1], b[2], b[3]]) }
+        };
         let ids: Vec<u32> = ids[id_bytes * at..id_bytes * (at + length)].chunks_exact(id_bytes).map(id).collect();
         let type_ids = types[at..at + length].to_vec();
         at += length;
         let label = (label_kind > 0).then(|| <[u8; 4]>::try_from(&labels[4 * row..4 * row + 4]).expect("four bytes"));
-        let label = label.map(|b| if label_kind == 1 { Label::Class(u32::from_le_bytes(b)) } else { Label::Score(f32::from_le_bytes(b)) });
+        let label = label
+            .map(|b| if label_kind == 1 { Label::Class(u32::from_le_bytes(b)) } else { Label::Score(f32::from_le_bytes(b)) });
         let label_fits = match label {
             Some(Label::Class(class)) => (class as usize) < limits.classes,
             Some(Label::Score(score)) => score.is_finite() && limits.classes == 0,

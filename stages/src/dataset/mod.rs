@@ -133,7 +133,12 @@ impl SplitMeta {
 /// Stores a data set.
 ///
 /// Examples have at most `max_length` tokens with ids below `vocab`, and classes below the number of classes.
-pub(crate) fn store(store: &Store, task: TaskMeta, train: &[Example], validation: &[Example]) -> Result<(ArtifactId, DatasetMeta), StageError> {
+pub(crate) fn store(
+    store: &Store,
+    task: TaskMeta,
+    train: &[Example],
+    validation: &[Example],
+) -> Result<(ArtifactId, DatasetMeta), StageError> {
     let meta = DatasetMeta::new(task, train, validation);
     let json = serde_json::to_vec_pretty(&meta).map_err(|e| StageError::permanent(e.to_string()))?;
     let builder = Manifest::builder("dataset@1", Secrecy::Secret)

@@ -59,18 +59,22 @@ impl FetchError {
     /// The stage's error, for the source the user named.
     pub(super) fn into_stage(self, what: &str) -> StageError {
         let (class, help) = match &self {
-            Self::Network(_) | Self::Html => {
-                (ErrorClass::RemoteUnavailable, Some("what has arrived is kept; run again when the source is reachable, or name a mirror in HF_ENDPOINT"))
-            }
-            Self::Status { status: 401 | 403, .. } => {
-                (ErrorClass::Permanent, Some("the source wants a login: set HF_TOKEN, and accept the repository's terms on its page"))
-            }
+            Self::Network(_) | Self::Html => (
+                ErrorClass::RemoteUnavailable,
+                Some("what has arrived is kept; run again when the source is reachable, or name a mirror in HF_ENDPOINT"),
+            ),
+            Self::Status { status: 401 | 403, .. } => (
+                ErrorClass::Permanent,
+                Some("the source wants a login: set HF_TOKEN, and accept the repository's terms on its page"),
+            ),
             Self::Status { status: 404 | 410, .. } => (ErrorClass::Permanent, Some("check the spelling, and the revision")),
             Self::Status { status, .. } if *status == 429 || *status >= 500 => (ErrorClass::RemoteUnavailable, None),
             Self::Changed | Self::Moved { .. } => (ErrorClass::Transient, None),
             Self::Range | Self::Length { .. } => (ErrorClass::Transient, None),
             Self::TooLarge { .. } => (ErrorClass::Refused, Some("raise max_bytes if this is the right file")),
-            Self::Digest { .. } => (ErrorClass::Permanent, Some("if the file was changed on purpose, write its new digest into the workflow")),
+            Self::Digest { .. } => {
+                (ErrorClass::Permanent, Some("if the file was changed on purpose, write its new digest into the workflow"))
+            }
             Self::File { full: true, .. } => (ErrorClass::Refused, Some("free some disk space")),
             Self::Cancelled => (ErrorClass::Cancelled, None),
             Self::Status { .. } | Self::Redirect | Self::File { .. } => (ErrorClass::Permanent, None),

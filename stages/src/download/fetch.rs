@@ -305,11 +305,7 @@ impl Fetcher<'_> {
 
     /// Sends the request and follows redirects; gives the first answer's headers (a hub describes the file there, then
     /// redirects to its storage) and the last answer.
-    async fn request(
-        &self,
-        wanted: &Wanted,
-        have: Option<&(u64, PartOf)>,
-    ) -> Result<(HeaderMap, reqwest::Response), FetchError> {
+    async fn request(&self, wanted: &Wanted, have: Option<&(u64, PartOf)>) -> Result<(HeaderMap, reqwest::Response), FetchError> {
         let mut url = wanted.url.clone();
         let mut first = None;
         for _ in 0..10 {

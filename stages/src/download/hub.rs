@@ -96,8 +96,8 @@ fn describe(
     let wanted = Wanted { url, checksum: None, hub: false, commit: None, limit: MAX_DESCRIPTION };
     let bytes = block_on(fetcher.document(&wanted, &ctx.scratch().join("description.json")));
     let bytes = bytes.map_err(|e: FetchError| e.into_stage(&format!("{repo} at {endpoint}")))?;
-    let description: Description =
-        serde_json::from_slice(&bytes).map_err(|e| bad_answer(&repo.to_string(), format!("the hub's answer is not understood: {e}")))?;
+    let description: Description = serde_json::from_slice(&bytes)
+        .map_err(|e| bad_answer(&repo.to_string(), format!("the hub's answer is not understood: {e}")))?;
     let is_commit = description.sha.len() >= 7 && description.sha.bytes().all(|b| b.is_ascii_hexdigit());
     if !is_commit {
         return Err(bad_answer(&repo.to_string(), format!("the hub names no commit but {:?}", description.sha)));

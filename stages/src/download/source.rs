@@ -108,8 +108,14 @@ impl HubRepo {
 
 fn is_model_file(name: &str) -> bool {
     const WANTED: [&str; 8] = [
-        "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-        "special_tokens_map.json", "vocab.txt", "vocab.json",
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+        "vocab.json",
     ];
     let shard = name.starts_with("model-") && name.ends_with(".safetensors") && !name.contains('/');
     WANTED.contains(&name) || name == "merges.txt" || shard
@@ -147,18 +153,22 @@ mod tests {
 
     #[test]
     fn a_subset_selects_its_folder_and_loses_the_prefix() {
-        let names: Vec<String> =
-            ["rte/train.parquet", "rte2/train.parquet", "README.md", "rte/x.md"].map(String::from).to_vec();
+        let names: Vec<String> = ["rte/train.parquet", "rte2/train.parquet", "README.md", "rte/x.md"].map(String::from).to_vec();
         let Ok(Source::Hub(repo)) = Source::parse("hf://datasets/nyu-mll/glue/rte") else { panic!("a hub repository") };
         assert_eq!(repo.select(&names), [("rte/train.parquet".to_owned(), "train.parquet".to_owned())]);
     }
 
     #[test]
     fn a_model_is_its_configuration_weights_and_tokenizer() {
-        let names: Vec<String> =
-            ["config.json", "model.safetensors", "pytorch_model.bin", "onnx/model.safetensors", "model-00001-of-00002.safetensors"]
-                .map(String::from)
-                .to_vec();
+        let names: Vec<String> = [
+            "config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+            "onnx/model.safetensors",
+            "model-00001-of-00002.safetensors",
+        ]
+        .map(String::from)
+        .to_vec();
         let Ok(Source::Hub(repo)) = Source::parse("hf://FacebookAI/roberta-base") else { panic!("a hub repository") };
         let chosen: Vec<_> = repo.select(&names).into_iter().map(|(_, short)| short).collect();
         assert_eq!(chosen, ["config.json", "model.safetensors", "model-00001-of-00002.safetensors"]);

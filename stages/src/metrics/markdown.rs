@@ -15,7 +15,21 @@ pub(super) fn render(table: &Table) -> String {
     for metric in &metrics {
         head.extend([format!("{} clear", metric.name()), format!("{} MPC", metric.name())]);
     }
-    let fixed = ["n clear", "n MPC", "same labels", "max logit diff", "ε spent", "δ", "σ", "q", "steps", "rounds", "KiB online/msg", "KiB dealt/msg", "s/msg"];
+    let fixed = [
+        "n clear",
+        "n MPC",
+        "same labels",
+        "max logit diff",
+        "ε spent",
+        "δ",
+        "σ",
+        "q",
+        "steps",
+        "rounds",
+        "KiB online/msg",
+        "KiB dealt/msg",
+        "s/msg",
+    ];
     head.extend(fixed.map(str::to_owned));
     let mut out = String::new();
     line(&mut out, &head);

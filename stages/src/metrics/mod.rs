@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sprint_artifacts::{ArtifactId, Manifest, Secrecy, Store};
 use sprint_stage_api::{
-    CachePolicy, Effect, InputArtifact, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageOutputs, StageSpec,
+    CachePolicy, Effect, InputArtifact, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageOutputs,
+    StageSpec,
 };
 
 use crate::cost::MpcCost;
@@ -92,7 +93,8 @@ impl Stage for Metrics {
         let markdown = markdown::render(&table);
         markdown.lines().for_each(|line| ctx.log(line));
         let json = serde_json::to_vec_pretty(&table.to_json()).map_err(|e| StageError::permanent(e.to_string()))?;
-        let mut builder = Manifest::builder("metrics-table@1", Secrecy::Public).bytes("table.json", json).bytes("table.md", markdown);
+        let mut builder =
+            Manifest::builder("metrics-table@1", Secrecy::Public).bytes("table.json", json).bytes("table.md", markdown);
         match plot::render(&table, &params.plot_by, &params.title) {
             Ok(Some(svg)) => builder = builder.bytes("accuracy.svg", svg),
             Ok(None) => ctx.log(format!("no picture: {} is not a numeric axis of these results", params.plot_by)),

@@ -52,7 +52,8 @@ pub(super) fn render(table: &Table, axis: &str, title: &str) -> Result<Option<St
 
 /// What a row is drawn by: its task's first metric.
 fn value(row: &Row, measured: Option<&Measured>) -> Option<f64> {
-    let metric = if row.clear.scores.contains_key(&Metric::Accuracy) { Metric::Accuracy } else { *row.clear.scores.keys().next()? };
+    let metric =
+        if row.clear.scores.contains_key(&Metric::Accuracy) { Metric::Accuracy } else { *row.clear.scores.keys().next()? };
     measured?.scores.get(&metric).copied().flatten()
 }
 

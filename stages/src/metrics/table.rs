@@ -69,9 +69,8 @@ impl Table {
             }
         }
         for one in &mpc {
-            let base = the_one("clear", &clear, &one.axes)?.ok_or_else(|| {
-                StageError::permanent(format!("inputs.clear has nothing for {:?}", one.axes))
-            })?;
+            let base = the_one("clear", &clear, &one.axes)?
+                .ok_or_else(|| StageError::permanent(format!("inputs.clear has nothing for {:?}", one.axes)))?;
             rows.push(Row::new(one.axes.clone(), base, Some(&one.value), &reports, &costs)?);
         }
         rows.sort_by(|a, b| a.axes.cmp(&b.axes));

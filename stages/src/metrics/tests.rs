@@ -97,7 +97,12 @@ fn rows_are_joined_on_the_axes_they_share() {
     connect(&mut bench, "8", 0.0);
     connect(&mut bench, "1", 0.5);
     let (table, _) = table(&bench).expect("runs");
-    let diffs: Vec<_> = table["rows"].as_array().expect("rows").iter().map(|r| (r["axes"]["epsilon"].clone(), r["max_logit_diff"].clone())).collect();
+    let diffs: Vec<_> = table["rows"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|r| (r["axes"]["epsilon"].clone(), r["max_logit_diff"].clone()))
+        .collect();
     assert_eq!(diffs, [(json!("1"), json!(0.5)), (json!("8"), json!(0.0))]);
 }
 

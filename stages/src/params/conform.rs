@@ -25,7 +25,8 @@ pub(super) fn conform(schema: &Value, value: &Value, path: &mut Vec<String>, pro
         Value::Array(items) => {
             let any = Value::Bool(true);
             let of = schema.get("items").unwrap_or(&any);
-            let each = items.iter().enumerate().map(|(i, item)| at(path, &i.to_string(), |path| conform(of, item, path, problems)));
+            let each =
+                items.iter().enumerate().map(|(i, item)| at(path, &i.to_string(), |path| conform(of, item, path, problems)));
             Value::Array(each.collect())
         }
         Value::Number(n) => {
@@ -166,7 +167,12 @@ fn range(schema: &Value, n: &Number, path: &[String], problems: &mut Vec<ParamPr
     }
 }
 
-fn object(schema: &Value, map: &Map<String, Value>, path: &mut Vec<String>, problems: &mut Vec<ParamProblem>) -> Map<String, Value> {
+fn object(
+    schema: &Value,
+    map: &Map<String, Value>,
+    path: &mut Vec<String>,
+    problems: &mut Vec<ParamProblem>,
+) -> Map<String, Value> {
     let none = Map::new();
     let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
     let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);

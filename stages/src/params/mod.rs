@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_with_its_path() {
-        let found = problems(&json!({"sorce": 1, "epochs": 11, "mode": "fa_lora", "nested": {"rate": 0, "x": 1}, "names": ["a", {}]}));
+        let found =
+            problems(&json!({"sorce": 1, "epochs": 11, "mode": "fa_lora", "nested": {"rate": 0, "x": 1}, "names": ["a", {}]}));
         let paths: Vec<_> = found.iter().map(|(p, ..)| p.join(".")).collect();
         assert_eq!(paths, ["source", "epochs", "mode", "names.1", "nested.rate", "nested.x", "sorce"], "{found:#?}");
         assert_eq!(found[6].2.as_deref(), Some("did you mean \"source\"?"));

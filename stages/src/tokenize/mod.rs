@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sprint_artifacts::{Digest, Manifest, Secrecy};
 use sprint_model::{Example, Label, ModelSpec, TextEncoder};
-use sprint_stage_api::{CachePolicy, Effect, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageOutputs, StageSpec};
+use sprint_stage_api::{
+    CachePolicy, Effect, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageOutputs, StageSpec,
+};
 
 use crate::dataset::{self, Split, SplitMeta, TaskMeta};
 use crate::errors::{store_error, with_causes};
@@ -56,7 +58,9 @@ impl Stage for Tokenize {
 
     fn run(&self, ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
         let params: TokenizeParams = ctx.params_as()?;
-        let task = params.resolve().map_err(|p| StageError::permanent(p.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; ")))?;
+        let task = params
+            .resolve()
+            .map_err(|p| StageError::permanent(p.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; ")))?;
         let (encoder, spec) = encoder(ctx, params.max_length)?;
         let rows = read_rows(ctx, &params, &task)?;
         let encode = |split: Split, rows: Vec<Labelled>| encode_rows(ctx, &encoder, split, rows);
@@ -81,7 +85,9 @@ impl Stage for Tokenize {
 fn summary(name: &str, split: &SplitMeta, max_length: usize) -> String {
     let mean = split.tokens as f64 / split.rows.max(1) as f64;
     let SplitMeta { rows, longest, at_limit, labels, .. } = split;
-    format!("{name}: {rows} rows, {mean:.1} tokens on average, longest {longest}, {at_limit} at max_length {max_length}; rows by class {labels:?}")
+    format!(
+        "{name}: {rows} rows, {mean:.1} tokens on average, longest {longest}, {at_limit} at max_length {max_length}; rows by class {labels:?}"
+    )
 }
 
 /// The tokenizer of the model on port `model`.
@@ -94,7 +100,8 @@ fn encoder(ctx: &StageContext<'_>, max_length: usize) -> Result<(TextEncoder, Mo
         }
         ctx.store().read_file(&manifest, name).map_err(store_error)
     };
-    let spec = ModelSpec::from_hf_config(&read("config.json")?).map_err(|e| StageError::permanent(format!("config.json: {}", with_causes(&e))))?;
+    let spec = ModelSpec::from_hf_config(&read("config.json")?)
+        .map_err(|e| StageError::permanent(format!("config.json: {}", with_causes(&e))))?;
     let encoder = TextEncoder::from_bytes(&read("tokenizer.json")?, &spec, max_length);
     Ok((encoder.map_err(|e| StageError::permanent(format!("tokenizer.json: {}", with_causes(&e))))?, spec))
 }
@@ -198,7 +205,10 @@ fn base_name(name: &str) -> &str {
 /// The files that hold rows: all, where the format is given, or those whose names say one.
 fn data_files(manifest: &Manifest, folder: &Path, all: bool) -> Vec<(PathBuf, String)> {
     let names = manifest.files().iter().map(|f| f.name().to_owned());
-    names.filter(|n| all || manifest.files().len() == 1 || table::Format::of_name(n).is_some()).map(|n| (folder.join(&n), n)).collect()
+    names
+        .filter(|n| all || manifest.files().len() == 1 || table::Format::of_name(n).is_some())
+        .map(|n| (folder.join(&n), n))
+        .collect()
 }
 
 fn table_error(name: &str, error: TableError) -> StageError {
@@ -266,7 +276,12 @@ fn cut(mut rows: Vec<Labelled>, most: Option<usize>) -> Vec<Labelled> {
 }
 
 /// Encodes rows in order, on as many threads as the stage may use.
-fn encode_rows(ctx: &StageContext<'_>, encoder: &TextEncoder, split: Split, rows: Vec<Labelled>) -> Result<Vec<Example>, StageError> {
+fn encode_rows(
+    ctx: &StageContext<'_>,
+    encoder: &TextEncoder,
+    split: Split,
+    rows: Vec<Labelled>,
+) -> Result<Vec<Example>, StageError> {
     const CHUNK: usize = 2048;
     let one = |row: &Labelled| match encoder.encode(&row.text, row.pair.as_deref()) {
         Ok(encoded) => Ok(encoded.into_example(Some(row.label))),

@@ -136,7 +136,9 @@ impl TokenizeParams {
         let mut column = |own: &Option<String>, known: Option<&String>, name: &str| {
             own.clone().or_else(|| known.cloned()).unwrap_or_else(|| {
                 let message = format!("which column holds the {name} is not said");
-                problems.push(ParamProblem::new(&[name], message).help(format!("write {name}: COLUMN, or task: for a built-in task")));
+                problems.push(
+                    ParamProblem::new(&[name], message).help(format!("write {name}: COLUMN, or task: for a built-in task")),
+                );
                 String::new()
             })
         };
@@ -159,7 +161,8 @@ impl TokenizeParams {
             Some(classes) if self.classes.is_some() => {
                 let distinct: std::collections::BTreeSet<_> = classes.iter().collect();
                 if classes.len() < 2 || distinct.len() < classes.len() || classes.len() > 1000 {
-                    problems.push(ParamProblem::new(&["classes"], "there must be two or more classes (at most 1000), all different"));
+                    problems
+                        .push(ParamProblem::new(&["classes"], "there must be two or more classes (at most 1000), all different"));
                 }
                 classes
             }

@@ -100,7 +100,12 @@ pub(super) struct Layout {
 }
 
 /// Reads every row; rows that cannot be used are handed to `each` as well.
-pub(super) fn read(path: &Path, name: &str, layout: &Layout, each: &mut dyn FnMut(Result<Row, BadRow>)) -> Result<(), TableError> {
+pub(super) fn read(
+    path: &Path,
+    name: &str,
+    layout: &Layout,
+    each: &mut dyn FnMut(Result<Row, BadRow>),
+) -> Result<(), TableError> {
     let format = layout.format.or_else(|| Format::of_name(name)).ok_or(TableError::Format)?;
     let unreadable = |e: &dyn fmt::Display| TableError::Unreadable(e.to_string());
     let file = File::open(path).map_err(|e| unreadable(&e))?;
@@ -123,7 +128,12 @@ fn index_of(column: &str, known: &[String]) -> Result<usize, TableError> {
     known.iter().position(|k| k == column).or_else(by_number).ok_or_else(|| no_column(column, known))
 }
 
-fn separated(mut file: File, delimiter: u8, layout: &Layout, each: &mut dyn FnMut(Result<Row, BadRow>)) -> Result<(), TableError> {
+fn separated(
+    mut file: File,
+    delimiter: u8,
+    layout: &Layout,
+    each: &mut dyn FnMut(Result<Row, BadRow>),
+) -> Result<(), TableError> {
     skip_byte_order_mark(&mut file)?;
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
@@ -158,7 +168,11 @@ fn separated(mut file: File, delimiter: u8, layout: &Layout, each: &mut dyn FnMu
         }
         let Some((text, pair, label)) = indices else { continue };
         if cells.len() != width {
-            let hint = if delimiter == b'\t' && cells.len() > width { "; a text with a tab in it needs format: csv and quotes" } else { "" };
+            let hint = if delimiter == b'\t' && cells.len() > width {
+                "; a text with a tab in it needs format: csv and quotes"
+            } else {
+                ""
+            };
             each(Err(BadRow { place, message: format!("{} columns in place of {width}{hint}", cells.len()) }));
             continue;
         }
@@ -203,7 +217,8 @@ fn lines(file: File, columns: &Columns, each: &mut dyn FnMut(Result<Row, BadRow>
 }
 
 fn json_row(line: &[u8], columns: &Columns, place: u64) -> Result<Row, String> {
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).map_err(|e| format!("not a JSON object: {e}"))?;
+    let object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(line).map_err(|e| format!("not a JSON object: {e}"))?;
     let field = |name: &str| {
         object.get(name).filter(|v| !v.is_null()).ok_or_else(|| {
             let near = nearest(name, object.keys().map(String::as_str)).map(|n| format!("; did you mean {n:?}?"));
@@ -240,7 +255,8 @@ fn parquet_rows(file: File, columns: &Columns, each: &mut dyn FnMut(Result<Row, 
     for (place, row) in (1..).zip(rows) {
         let row = row.map_err(unreadable)?;
         let cells: Vec<&Field> = row.get_column_iter().map(|(_, field)| field).collect();
-        let cell = |column: usize| chosen.binary_search(&at[column]).ok().and_then(|i| cells.get(i).copied()).unwrap_or(&Field::Null);
+        let cell =
+            |column: usize| chosen.binary_search(&at[column]).ok().and_then(|i| cells.get(i).copied()).unwrap_or(&Field::Null);
         let text = |column: usize| match cell(column) {
             Field::Str(text) => Ok(text.clone()),
             Field::Bytes(bytes) => String::from_utf8(bytes.data().to_vec()).map_err(|_| "not UTF-8".to_owned()),
@@ -249,7 +265,8 @@ fn parquet_rows(file: File, columns: &Columns, each: &mut dyn FnMut(Result<Row, 
         };
         let parsed = (|| {
             let pair = columns.pair.is_some().then(|| text(1)).transpose()?;
-            let label = parquet_label(cell(at.len() - 1)).ok_or_else(|| format!("column {:?} has no usable label", columns.label))?;
+            let label =
+                parquet_label(cell(at.len() - 1)).ok_or_else(|| format!("column {:?} has no usable label", columns.label))?;
             Ok(Row { place, text: text(0)?, pair, label })
         })();
         each(parsed.map_err(|message| BadRow { place, message }));

@@ -82,7 +82,8 @@ fn all_formats_give_the_same_examples() {
         let (_, t, v) = run(&[file], &mail()).unwrap_or_else(|e| panic!("{}: {e}", file.0));
         assert_eq!((&t, &v), (&train, &validation), "{}", file.0);
     }
-    let params = json!({"text": "1", "label": "0", "header": false, "format": "tsv", "classes": ["ham", "spam"], "holdout": {"rows": 1}});
+    let params =
+        json!({"text": "1", "label": "0", "header": false, "format": "tsv", "classes": ["ham", "spam"], "holdout": {"rows": 1}});
     let (_, t, v) = run(&[("mail.data", headless.as_bytes())], &params).expect("runs");
     assert_eq!((t, v), (train, validation));
 }
@@ -134,7 +135,13 @@ fn scores_are_kept_as_numbers() {
 fn every_bad_row_is_told_with_its_line_and_the_fix() {
     let bad = "label\ttext\nspam\tfine\nspan\toops\nham\t\nham\ta\tb\n7\tx\nham\tfine too\n";
     let error = run(&[("m.tsv", bad.as_bytes())], &mail()).expect_err("four bad rows");
-    for part in ["4 rows", "m.tsv:3: label \"span\" is not a class", "m.tsv:4: the text is empty", "m.tsv:5: 3 columns in place of 2", "m.tsv:6: label \"7\""] {
+    for part in [
+        "4 rows",
+        "m.tsv:3: label \"span\" is not a class",
+        "m.tsv:4: the text is empty",
+        "m.tsv:5: 3 columns in place of 2",
+        "m.tsv:6: label \"7\"",
+    ] {
         assert!(error.message.contains(part), "{part}: {error}");
     }
     assert_eq!(error.help.as_deref(), Some("labels must be one of ham, spam, or a number from 0 to 1"));

@@ -1,0 +1,129 @@
+//! The stage on a few hundred synthetic messages with the quickstart's own encoder.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sprint_artifacts::{Manifest, Secrecy};
+use sprint_dp::accountant::pld;
+use sprint_model::{Example, Label};
+use sprint_stage_api::{ErrorClass, Stage};
+
+use super::Finetune;
+use crate::dataset::{self, TaskMeta};
+use crate::glue::Metric;
+use crate::model;
+use crate::privacy::PrivacyDocument;
+use crate::testing::Bench;
+
+/// Messages whose class is one of their tokens.
+fn examples(count: u32) -> Vec<Example> {
+    let one = |i: u32| {
+        let class = i % 2;
+        let ids = vec![2, 100 + 50 * class, 300 + i % 40, 3];
+        Example { type_ids: vec![0; ids.len()], ids, label: Some(Label::Class(class)) }
+    };
+    (0..count).map(one).collect()
+}
+
+pub(crate) fn bench() -> Bench {
+    let mut bench = Bench::new();
+    let task = TaskMeta {
+        task: "toy".to_owned(),
+        classes: vec!["ham".to_owned(), "spam".to_owned()],
+        positive: 1,
+        metrics: vec![Metric::Accuracy, Metric::F1],
+        max_length: 16,
+        vocab: 5500,
+    };
+    let (dataset, _) = dataset::store(bench.store(), task, &examples(240), &examples(40)).expect("stores");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../workflows/quickstart/bert-tiny-5k");
+    let files = Manifest::builder("files@1", Secrecy::Secret)
+        .path("config.json", folder.join("config.json"))
+        .path("model.safetensors", folder.join("model.safetensors"));
+    let (files, _) = bench.store().put_artifact(files).expect("stores");
+    bench.connect("dataset", &[], dataset);
+    bench.connect("model", &[], files);
+    bench
+}
+
+pub(crate) fn recipe() -> Value {
+    json!({"epsilon": 8, "delta": 1e-5, "rank": 2, "batch": 60, "epochs": 3, "lr": 0.01, "checkpoint_steps": 4})
+}
+
+fn document(bench: &Bench, outputs: &sprint_stage_api::StageOutputs) -> PrivacyDocument {
+    PrivacyDocument::load(bench.store(), outputs.get("report").expect("an output")).expect("reads")
+}
+
+#[test]
+fn a_private_run_claims_what_its_ledger_was_charged() {
+    let bench = bench();
+    let stage = Finetune::new();
+    let outputs = bench.run(&stage, &recipe()).expect("trains");
+    let document = document(&bench, &outputs);
+    let claim = &document.claim;
+    assert!(claim.private);
+    assert_eq!(claim.steps, Some(12), "three passes of 240 in steps of 60");
+    let (q, sigma, epsilon) = (claim.q.expect("q"), claim.sigma.expect("σ"), claim.epsilon.expect("ε"));
+    assert!((q - 0.25).abs() < 1e-9 && sigma > 0.3, "{claim:?}");
+    assert!(epsilon <= 8.0 && epsilon > 7.0, "σ is calibrated to the budget: {epsilon}");
+    let segments: Vec<sprint_dp::accountant::Segment> =
+        serde_json::from_value(document.report["segments"].clone()).expect("segments");
+    let delta = sprint_dp::budget::Delta::new(1e-5).expect("valid");
+    let again = pld::epsilon(&segments, delta).expect("accounts");
+    assert!(again <= epsilon * 1.001 && epsilon <= again * 1.05 + 1e-3, "{again} against {epsilon}");
+    let ledger = std::fs::read_to_string(bench.ledgers().join("privacy.ledger")).expect("a ledger");
+    assert_eq!(ledger.lines().filter(|l| l.contains("\"charge\"")).count(), 12);
+    let (meta, checkpoint) = model::load(bench.store(), outputs.get("model").expect("an output")).expect("reads");
+    assert_eq!((meta.task.as_str(), checkpoint.spec().head.as_ref().map(|h| h.outputs)), ("toy", Some(2)));
+}
+
+#[test]
+fn a_stopped_run_goes_on_from_its_checkpoint_and_charges_every_attempt() {
+    let bench = bench();
+    let stage = Finetune::new();
+    let params = stage.normalise(&recipe()).expect("valid");
+    let before = bench.events.count();
+    let cancelled = || bench.events.count() > before + 6;
+    let error = bench.run_until(&stage, &params, &cancelled).expect_err("stopped after a few steps");
+    assert_eq!(error.class, ErrorClass::Cancelled);
+    assert!(bench.checkpoints().latest().expect("reads").is_some(), "four steps were taken");
+    let outputs = bench.run_normalised(&stage, &params).expect("goes on");
+    let claim = document(&bench, &outputs).claim;
+    assert!(claim.steps.expect("charged") > 12, "repeated steps are charged: {claim:?}");
+    assert!(claim.private && claim.epsilon.expect("claimed") > 0.0);
+    assert!(bench.events.lines().iter().any(|l| l.contains("continuing from a checkpoint")));
+}
+
+#[test]
+fn a_run_without_privacy_and_a_run_with_a_seed_are_stamped() {
+    for params in [json!({"epsilon": "none"}), json!({"epsilon": 8, "seed": 1})] {
+        let bench = bench();
+        let mut all = recipe();
+        all.as_object_mut().expect("a map").extend(params.as_object().expect("a map").clone());
+        let outputs = bench.run(&Finetune::new(), &all).expect("trains");
+        let claim = document(&bench, &outputs).claim;
+        assert!(!claim.private && claim.epsilon.is_none(), "{claim:?}");
+        assert!(bench.events.lines().iter().any(|l| l.contains("NOT private")));
+    }
+}
+
+#[test]
+fn a_recipe_is_checked_before_anything_runs() {
+    let wrong =
+        json!({"epsilon": "lots", "optimiser": "adam", "targets": ["nothing"], "rnak": 2, "functions": {"activation": "gulu"}});
+    let problems = Finetune::new().normalise(&wrong).expect_err("five problems");
+    let paths: Vec<_> = problems.iter().map(|p| p.path.join(".")).collect();
+    assert!(["epsilon", "optimiser", "rnak"].iter().all(|p| paths.contains(&(*p).to_owned())), "{problems:?}");
+    let wrong = json!({"epsilon": 8, "max_epsilon": 4, "targets": ["nothing"], "functions": {"activation": "gulu"}, "optimiser_options": {"beta3": 1}});
+    let problems = Finetune::new().normalise(&wrong).expect_err("four problems");
+    let paths: Vec<_> = problems.iter().map(|p| p.path.join(".")).collect();
+    assert_eq!(paths, ["optimiser_options", "functions", "targets", "max_epsilon"], "{problems:?}");
+}
+
+#[test]
+fn a_budget_may_be_written_as_a_matrix_coordinate() {
+    let stage = Finetune::new();
+    let normal = |epsilon: Value| stage.normalise(&json!({ "epsilon": epsilon })).expect("valid");
+    assert_eq!(normal(json!("8")), normal(json!(8.0)));
+    assert_ne!(normal(json!("8")), normal(json!("none")));
+}

@@ -1,0 +1,306 @@
+//! `infer-mpc@1`: classifies held-out messages under multi-party computation by three processes.
+//!
+//! **Consumes correlations.** Material is made afresh by the dealer for every launch; each index is burnt on disk before the
+//! first byte that depends on it is sent. An attempt that died starts again with fresh material.
+
+mod plan;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sprint_artifacts::Secrecy;
+use sprint_clear::float::embed_only;
+use sprint_model::{Batch, Checkpoint, Example};
+use sprint_mpc::{
+    FleetError, FleetMeter, GateError, GateSession, GateSetup, Limits, LinkShape, ModelFiles, RoleMeter, SessionOptions,
+    write_private,
+};
+use sprint_stage_api::{
+    CachePolicy, Effect, ErrorClass, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageEvent,
+    StageOutputs, StageSpec,
+};
+
+use crate::cost::MpcCost;
+use crate::dataset::{self, Split};
+use crate::errors::{store_error, with_causes};
+use crate::params::{self, Params};
+use crate::predictions::Predictions;
+use crate::share::{self, PUBLIC_FILE, SHARE_FILE, SharedMeta};
+use plan::{Job, Plan};
+
+/// Parameters of `infer-mpc@1`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InferMpcParams {
+    /// How many validation examples, spread evenly over the split; all of them if there are fewer.
+    #[serde(default = "default_samples")]
+    #[schemars(range(min = 1))]
+    samples: usize,
+    /// Examples in one inference.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 64))]
+    batch: usize,
+    /// Lengths are padded to multiples of this; a smaller one costs less, and tells the parties more about lengths.
+    #[serde(default = "default_multiple")]
+    #[schemars(range(min = 1, max = 512))]
+    length_multiple: usize,
+    /// The link between the parties.
+    #[serde(default)]
+    net: Net,
+}
+
+/// The link between the parties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Net {
+    /// The bare loopback interface.
+    #[default]
+    Loopback,
+    /// 1 Gbit/s and 1 ms, imitated.
+    Lan,
+    /// 200 Mbit/s and 80 ms, imitated.
+    Wan,
+}
+
+impl Net {
+    const fn shape(self) -> LinkShape {
+        match self {
+            Self::Loopback => LinkShape::LOOPBACK,
+            Self::Lan => LinkShape::LAN,
+            Self::Wan => LinkShape::WAN,
+        }
+    }
+}
+
+const fn default_samples() -> usize {
+    200
+}
+
+const fn one() -> usize {
+    1
+}
+
+const fn default_multiple() -> usize {
+    16
+}
+
+impl Params for InferMpcParams {}
+
+/// How the roles' processes are started.
+#[derive(Debug, Clone)]
+pub struct RoleProgram {
+    /// The program; `None` is the one that runs the stage.
+    pub binary: Option<PathBuf>,
+    /// Arguments before the role's name.
+    pub args: Vec<String>,
+}
+
+impl Default for RoleProgram {
+    fn default() -> Self {
+        Self { binary: None, args: vec!["mpc-role".to_owned()] }
+    }
+}
+
+/// The stage.
+pub(crate) struct InferMpc {
+    spec: StageSpec,
+    program: RoleProgram,
+}
+
+impl InferMpc {
+    pub(crate) fn new(program: RoleProgram) -> Self {
+        let input = |name, artifact| InputPort { name, artifact, optional: false, gather: false };
+        let output = |name, artifact, secrecy| OutputPort { name, artifact, secrecy };
+        let spec = StageSpec {
+            kind: "infer-mpc",
+            version: 1,
+            about: "Classifies held-out examples under multi-party computation by a dealer and two parties.",
+            inputs: vec![
+                input("public", "shared-model"),
+                input("share0", "share-0"),
+                input("share1", "share-1"),
+                input("dataset", "dataset"),
+                input("hosts", "hosts"),
+            ],
+            outputs: vec![output("predictions", "predictions", Secrecy::Secret), output("cost", "mpc-cost", Secrecy::Public)],
+            effect: Effect::ConsumesCorrelations,
+            cache: CachePolicy::Always,
+            code_digest: crate::code::INFER_MPC,
+            params_schema: params::schema::<InferMpcParams>(),
+        };
+        Self { spec, program }
+    }
+}
+
+impl Stage for InferMpc {
+    fn spec(&self) -> &StageSpec {
+        &self.spec
+    }
+
+    fn normalise(&self, params: &Value) -> Result<Value, Vec<ParamProblem>> {
+        params::normalise::<InferMpcParams>(params)
+    }
+
+    fn run(&self, ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
+        let params: InferMpcParams = ctx.params_as()?;
+        let (shared, client) = share::client(ctx.store(), &ctx.input("public")?.id)?;
+        let (meta, examples) = dataset::load(ctx.store(), &ctx.input("dataset")?.id, Split::Validation)?;
+        let plan = Plan::new(&examples, params.samples, params.batch, params.length_multiple, client.spec().max_tokens());
+        ctx.log(format!("{} examples in {} inferences of {} shapes", plan.rows.len(), plan.jobs.len(), plan.sizes.len()));
+        let options = self.options(ctx, &params, &shared, &plan)?;
+
+        let started = Instant::now();
+        let mut session = GateSession::launch(&options).map_err(|e| stage_error(&e))?;
+        let answers = classify(ctx, &mut session, &client, &examples, &plan)?;
+        let meter = session.finish().map_err(|e| stage_error(&e))?;
+        let wall_s = started.elapsed().as_secs_f64();
+
+        let logits = plan.rows.iter().map(|row| answers.get(row).cloned().unwrap_or_default()).collect();
+        let predictions = Predictions::new(&meta, "mpc", &examples, plan.rows.clone(), logits)?;
+        let cost = cost(&meter, plan.rows.len() as u64, wall_s);
+        report(ctx, &cost);
+        let (predictions, cost) = (predictions.store(ctx.store())?, cost.store(ctx.store())?);
+        Ok(StageOutputs::new().with("predictions", predictions).with("cost", cost))
+    }
+}
+
+impl InferMpc {
+    fn options(
+        &self,
+        ctx: &StageContext<'_>,
+        params: &InferMpcParams,
+        shared: &SharedMeta,
+        plan: &Plan,
+    ) -> Result<SessionOptions, StageError> {
+        let binary = match &self.program.binary {
+            Some(binary) => binary.clone(),
+            // The roles are this very program: no other could be of the same version.
+            None => std::env::current_exe().map_err(|e| StageError::permanent(format!("this program's own file: {e}")))?,
+        };
+        let ledgers = ctx.checkpoints().ledger_dir().join("one-time-material");
+        fs::create_dir_all(&ledgers).map_err(|e| StageError::transient(format!("{}: {e}", ledgers.display())))?;
+        let SharedMeta { spec, policy, mode, digest, .. } = shared.clone();
+        Ok(SessionOptions {
+            binary,
+            args: self.program.args.clone(),
+            setup: GateSetup { spec, policy, mode, sizes: plan.sizes.clone(), model: digest },
+            files: lay_out(ctx)?,
+            ledgers,
+            link: params.net.shape(),
+            dealer_link: LinkShape::LOOPBACK,
+            limits: Limits::default(),
+            plan: plan.jobs.iter().map(|j| j.program).collect(),
+        })
+    }
+}
+
+/// Each party's two files in a folder of its own.
+fn lay_out(ctx: &StageContext<'_>) -> Result<[ModelFiles; 2], StageError> {
+    let public = ctx.store().read_artifact(&ctx.input("public")?.id).map_err(store_error)?;
+    let public = ctx.store().read_file(&public, PUBLIC_FILE).map_err(store_error)?;
+    let party = |number: u8, port: &str| {
+        let manifest = ctx.store().read_artifact(&ctx.input(port)?.id).map_err(store_error)?;
+        if manifest.secrecy() != Secrecy::Party(number) {
+            return Err(StageError::permanent(format!(
+                "inputs.{port} is labelled {}, not for party {number}",
+                manifest.secrecy()
+            )));
+        }
+        let share = ctx.store().read_file(&manifest, SHARE_FILE).map_err(store_error)?;
+        let folder = ctx.scratch().join(format!("party-{number}"));
+        write_party(&folder, &public, &share).map_err(|e| StageError::transient(format!("{}: {e}", folder.display())))
+    };
+    Ok([party(0, "share0")?, party(1, "share1")?])
+}
+
+fn write_party(folder: &Path, public: &[u8], share: &[u8]) -> std::io::Result<ModelFiles> {
+    fs::create_dir_all(folder)?;
+    let files = ModelFiles { public: folder.join(PUBLIC_FILE), share: folder.join(SHARE_FILE) };
+    fs::write(&files.public, public)?;
+    write_private(&files.share, share)?;
+    Ok(files)
+}
+
+/// Logits by validation row.
+fn classify(
+    ctx: &StageContext<'_>,
+    session: &mut GateSession,
+    client: &Checkpoint,
+    examples: &[Example],
+    plan: &Plan,
+) -> Result<BTreeMap<usize, Vec<f32>>, StageError> {
+    let failed = |e: &dyn std::error::Error| StageError::permanent(with_causes(e));
+    let mut answers = BTreeMap::new();
+    for Job { program, rows } in &plan.jobs {
+        if ctx.is_cancelled() {
+            return Err(StageError::new(ErrorClass::Cancelled, "cancelled"));
+        }
+        let size = plan.sizes[*program as usize];
+        // A batch that is not full repeats its last example; the repeated answers are dropped.
+        let filled = rows.iter().chain(std::iter::repeat(rows.last().expect("a job has rows"))).take(size.batch);
+        let batch = Batch::new(filled.map(|r| &examples[*r]), size.tokens, client.spec().pad_token).map_err(|e| failed(&e))?;
+        let embedded = embed_only(client, &batch).map_err(|e| failed(&e))?;
+        let logits = session.infer(*program, &batch, embedded.data()).map_err(|e| stage_error(&e))?;
+        answers.extend(rows.iter().copied().zip(logits));
+        ctx.progress(answers.len() as u64, Some(plan.rows.len() as u64), "messages", Some("under MPC".to_owned()));
+    }
+    Ok(answers)
+}
+
+/// A role that died or a link that broke may work in another attempt, with fresh material; a model without a program will not.
+fn stage_error(error: &GateError) -> StageError {
+    let class = match error {
+        GateError::Fleet(
+            FleetError::Died { .. } | FleetError::Silent { .. } | FleetError::Client(_) | FleetError::Spawn { .. },
+        ) => ErrorClass::Transient,
+        GateError::Fleet(FleetError::Failed { class, .. }) if class == "config" || class == "model" => ErrorClass::Permanent,
+        GateError::Fleet(_) => ErrorClass::Transient,
+        _ => ErrorClass::Permanent,
+    };
+    StageError::new(class, with_causes(error))
+}
+
+/// The roles' own accounts, added up.
+fn cost(meter: &FleetMeter, messages: u64, wall_s: f64) -> MpcCost {
+    let sum = |role: &RoleMeter, f: fn(&sprint_mpc::InferenceMeter) -> u64| role.inferences.iter().map(f).sum::<u64>();
+    let [p0, p1] = &meter.parties;
+    let both = |f| [sum(p0, f), sum(p1, f)];
+    let slower = p0.inferences.iter().zip(&p1.inferences).map(|(a, b)| a.online_s.max(b.online_s)).sum();
+    let roles = [("party-0", p0), ("party-1", p1), ("dealer", &meter.dealer)];
+    MpcCost {
+        version: MpcCost::VERSION,
+        mode: "exact".to_owned(),
+        messages,
+        inferences: p0.inferences.len() as u64,
+        rounds: p0.inferences.iter().map(|i| u64::from(i.rounds)).max().unwrap_or(0),
+        online_bytes_sent: both(|i| i.wire_bytes_sent),
+        dealer_bytes: both(|i| i.material_bytes),
+        online_s: slower,
+        offline_s: meter.dealer.offline_s.iter().sum(),
+        wall_s,
+        cpu_s: roles.iter().map(|(name, role)| ((*name).to_owned(), role.cpu_s)).collect(),
+        peak_rss: roles.iter().map(|(name, role)| ((*name).to_owned(), role.peak_rss)).collect(),
+        by_layer: json!(p0.by_part),
+        by_gate: json!(p0.by_gate),
+    }
+}
+
+fn report(ctx: &StageContext<'_>, cost: &MpcCost) {
+    let values = [
+        ("rounds", cost.rounds as f64),
+        ("online_bytes_sent", (cost.online_bytes_sent[0] + cost.online_bytes_sent[1]) as f64),
+        ("dealer_bytes", (cost.dealer_bytes[0] + cost.dealer_bytes[1]) as f64),
+        ("online_s", cost.online_s),
+        ("offline_s", cost.offline_s),
+        ("wall_s", cost.wall_s),
+    ];
+    ctx.emit(StageEvent::Metrics { values: values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() });
+}

@@ -1,0 +1,137 @@
+//! Share, infer in the clear and under MPC, and compare. The roles are this test binary again, told to run one test alone.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use sprint_artifacts::Secrecy;
+use sprint_stage_api::{ErrorClass, Stage, StageOutputs};
+
+use super::InferMpc;
+use crate::RoleProgram;
+use crate::cost::MpcCost;
+use crate::finetune::Finetune;
+use crate::finetune::tests::{bench, recipe};
+use crate::infer_clear::InferClear;
+use crate::metrics::Metrics;
+use crate::predictions::Predictions;
+use crate::provision::Provision;
+use crate::share::Share;
+use crate::testing::Bench;
+
+/// Two filters: the test that is a role's main function, and the role's name, which is no test's.
+fn roles() -> RoleProgram {
+    let binary = std::env::current_exe().expect("a test binary");
+    let args = ["--exact", "--quiet", "--nocapture", "infer_mpc::tests::role_process"].map(str::to_owned).to_vec();
+    RoleProgram { binary: Some(binary), args }
+}
+
+/// Not a claim of its own: the body of a role's process, and nothing at all when the other tests run.
+#[test]
+fn role_process() {
+    let role = std::env::args().next_back().unwrap_or_default();
+    if let Some(code) = crate::mpc_role(&role, std::io::stdin(), std::io::stdout()) {
+        std::process::exit(i32::from(code != ExitCode::SUCCESS));
+    }
+}
+
+/// Trains, shares and connects everything that the private inference reads.
+fn shared() -> (Bench, StageOutputs) {
+    let mut bench = bench();
+    let trained = bench.run(&Finetune::new(), &recipe()).expect("trains");
+    bench.inputs.remove("model");
+    bench.connect("model", &[], *trained.get("model").expect("an output"));
+    let shared = bench.run(&Share::new(), &json!({})).expect("shares");
+    for port in ["public", "share0", "share1"] {
+        bench.connect(port, &[], *shared.get(port).expect("an output"));
+    }
+    let hosts = bench.run(&Provision::new(), &json!({})).expect("provides");
+    bench.connect("hosts", &[], *hosts.get("hosts").expect("an output"));
+    (bench, trained)
+}
+
+#[test]
+fn the_private_answers_are_the_clear_ones() {
+    let (mut bench, trained) = shared();
+    let clear = bench.run(&InferClear::new(), &json!({})).expect("infers");
+    let params = json!({"samples": 7, "batch": 2});
+    let private = bench.run(&InferMpc::new(roles()), &params).expect("infers");
+    let read =
+        |outputs: &StageOutputs| Predictions::load(bench.store(), outputs.get("predictions").expect("an output")).expect("reads");
+    assert_eq!((read(&clear).rows.len(), read(&private).rows.len()), (40, 7));
+    let cost = MpcCost::load(bench.store(), private.get("cost").expect("an output")).expect("reads");
+    assert_eq!((cost.messages, cost.inferences), (7, 4), "a batch that is not full is filled up");
+    assert!(cost.rounds > 10 && cost.online_bytes_sent.iter().all(|b| *b > 0), "{cost:?}");
+
+    let outputs = [
+        ("clear", &clear, "predictions"),
+        ("mpc", &private, "predictions"),
+        ("reports", &trained, "report"),
+        ("costs", &private, "cost"),
+    ];
+    for (port, outputs, name) in outputs {
+        bench.connect(port, &[("epsilon", "8")], *outputs.get(name).expect("an output"));
+    }
+    let table = bench.run(&Metrics::new(), &json!({})).expect("gathers");
+    let table: Value = serde_json::from_slice(&bench.output(&table, "table").1["table.json"]).expect("JSON");
+    let row = &table["rows"][0];
+    assert_eq!(row["label_agreement"], 1.0, "{row}");
+    assert!(row["max_logit_diff"].as_f64().expect("a number") < 1e-2, "{row}");
+    assert!(row["mpc_cost"]["rounds"].as_u64().expect("a number") > 10);
+}
+
+#[test]
+fn burn_and_the_oracle_agree() {
+    let (bench, _) = shared();
+    let logits = |engine: &str| {
+        let outputs = bench.run(&InferClear::new(), &json!({ "engine": engine })).expect("infers");
+        Predictions::load(bench.store(), outputs.get("predictions").expect("an output")).expect("reads").logits
+    };
+    for (a, b) in logits("f32").iter().flatten().zip(logits("burn").iter().flatten()) {
+        assert!((a - b).abs() < 1e-4, "{a} {b}");
+    }
+}
+
+#[test]
+fn each_share_is_its_partys_alone_and_differs_every_time() {
+    let (bench, _) = shared();
+    let again = bench.run(&Share::new(), &json!({})).expect("shares");
+    for (port, party) in [("share0", 0), ("share1", 1)] {
+        let (manifest, files) = bench.output(&again, port);
+        assert_eq!(manifest.secrecy(), Secrecy::Party(party));
+        let first = bench.store().read_artifact(&bench.inputs[port][0].id).expect("stored");
+        assert_ne!(bench.store().read_file(&first, "share").expect("stored"), files["share"]);
+    }
+    let (public, files) = bench.output(&again, "public");
+    assert_eq!(public.secrecy(), Secrecy::Public);
+    let names = String::from_utf8_lossy(&files["public.safetensors"][..4096]).into_owned();
+    assert!(
+        names.contains("lora_A") && !names.contains("lora_B") && !names.contains("classifier"),
+        "what was trained is not public"
+    );
+}
+
+#[test]
+fn shares_of_two_sharings_are_refused() {
+    let (mut bench, _) = shared();
+    let again = bench.run(&Share::new(), &json!({})).expect("shares");
+    bench.inputs.remove("share1");
+    bench.connect("share1", &[], *again.get("share1").expect("an output"));
+    let error = bench.run(&InferMpc::new(roles()), &json!({"samples": 1})).expect_err("not a pair");
+    assert!(matches!(error.class, ErrorClass::Permanent | ErrorClass::Transient), "{error}");
+    assert!(error.message.contains("party-1"), "{error}");
+}
+
+#[test]
+fn a_program_that_is_no_role_is_an_error_and_not_a_hang() {
+    let (bench, _) = shared();
+    let nothing = RoleProgram { binary: Some("/bin/true".into()), args: Vec::new() };
+    let error = bench.run(&InferMpc::new(nothing), &json!({"samples": 1})).expect_err("dies at once");
+    assert_eq!(error.class, ErrorClass::Transient, "{error}");
+}
+
+#[test]
+fn parameters_are_checked() {
+    let stage = InferMpc::new(roles());
+    let problems = stage.normalise(&json!({"samples": 0, "batch": 65, "net": "moon"})).expect_err("three problems");
+    assert_eq!(problems.len(), 3, "{problems:?}");
+}

@@ -1,0 +1,153 @@
+//! `share@1`: splits a fine-tuned model into what everybody may see and one secret share for each party.
+//!
+//! **Fresh randomness.** Two executions give different shares, so a result is named by the action, not by its bytes.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sprint_artifacts::{ArtifactId, Manifest, Secrecy, Store};
+use sprint_model::checkpoint::{params_from_safetensors, params_to_safetensors};
+use sprint_model::{Checkpoint, ModelSpec, Part, WeightPolicy};
+use sprint_mpc::{Digest, SharedModel};
+use sprint_mpc_core::Mode;
+use sprint_stage_api::{
+    CachePolicy, Effect, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageOutputs, StageSpec,
+};
+
+use crate::errors::{store_error, with_causes};
+use crate::model;
+use crate::params::{self, Params};
+
+/// The parties' public file, and the client's.
+pub(crate) const PUBLIC_FILE: &str = "public.safetensors";
+const EMBEDDINGS_FILE: &str = "embeddings.safetensors";
+const META_FILE: &str = "shared.json";
+/// A party's file.
+pub(crate) const SHARE_FILE: &str = "share";
+const VERSION: u32 = 1;
+
+/// Parameters of `share@1`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ShareParams {
+    /// Which weights the parties must not see.
+    #[serde(default)]
+    weights: Weights,
+}
+
+/// Which weights the parties must not see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Weights {
+    /// Everything that training changed; the pretrained encoder is public.
+    #[default]
+    Trained,
+    /// Everything after the embeddings.
+    All,
+}
+
+impl Params for ShareParams {}
+
+/// Everything about a shared model that is no secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SharedMeta {
+    version: u32,
+    /// The model's shape.
+    pub(crate) spec: ModelSpec,
+    /// Which weights are hidden.
+    pub(crate) policy: WeightPolicy,
+    /// Which gates the shares are for.
+    pub(crate) mode: Mode,
+    /// Names this sharing; the parties' handshake compares it.
+    pub(crate) digest: Digest,
+    /// The task.
+    pub(crate) task: String,
+}
+
+/// The stage.
+pub(crate) struct Share {
+    spec: StageSpec,
+}
+
+impl Share {
+    pub(crate) fn new() -> Self {
+        let output = |name, artifact, secrecy| OutputPort { name, artifact, secrecy };
+        let spec = StageSpec {
+            kind: "share",
+            version: 1,
+            about: "Splits a fine-tuned model into a public part and one secret share for each party.",
+            inputs: vec![InputPort { name: "model", artifact: "model", optional: false, gather: false }],
+            outputs: vec![
+                output("public", "shared-model", Secrecy::Public),
+                output("share0", "share-0", Secrecy::Party(0)),
+                output("share1", "share-1", Secrecy::Party(1)),
+            ],
+            effect: Effect::FreshRandomness,
+            cache: CachePolicy::Never,
+            code_digest: crate::code::SHARE,
+            params_schema: params::schema::<ShareParams>(),
+        };
+        Self { spec }
+    }
+}
+
+impl Stage for Share {
+    fn spec(&self) -> &StageSpec {
+        &self.spec
+    }
+
+    fn normalise(&self, params: &Value) -> Result<Value, Vec<ParamProblem>> {
+        params::normalise::<ShareParams>(params)
+    }
+
+    fn run(&self, ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
+        let params: ShareParams = ctx.params_as()?;
+        let (meta, checkpoint) = model::load(ctx.store(), &ctx.input("model")?.id)?;
+        let policy = match params.weights {
+            Weights::Trained => WeightPolicy::for_tuning(meta.tuning),
+            Weights::All => WeightPolicy::AllPrivate,
+        };
+        let mode = Mode::Exact;
+        let failed = |e: &dyn std::error::Error| StageError::permanent(format!("sharing the model: {}", with_causes(e)));
+        let shared = SharedModel::split(&checkpoint, policy, mode).map_err(|e| failed(&e))?;
+        let about = SharedMeta { version: VERSION, spec: meta.spec, policy, mode, digest: shared.digest, task: meta.task };
+        let public = Manifest::builder("shared-model@1", Secrecy::Public)
+            .bytes(META_FILE, serde_json::to_vec_pretty(&about).map_err(|e| failed(&e))?)
+            .bytes(EMBEDDINGS_FILE, embeddings(&checkpoint).map_err(|e| failed(&e))?)
+            .bytes(PUBLIC_FILE, shared.public);
+        let put = |builder| ctx.store().put_artifact(builder).map(|(id, _)| id).map_err(store_error);
+        let mut outputs = StageOutputs::new().with("public", put(public)?);
+        for (party, (port, share)) in (0_u8..).zip(["share0", "share1"].into_iter().zip(shared.shares)) {
+            let kind = format!("share-{party}@1");
+            outputs = outputs.with(port, put(Manifest::builder(kind, Secrecy::Party(party)).bytes(SHARE_FILE, share.to_vec()))?);
+        }
+        ctx.log(format!("shared as {}", about.digest));
+        Ok(outputs)
+    }
+}
+
+/// The tables that the client looks its tokens up in.
+fn embeddings(checkpoint: &Checkpoint) -> Result<Vec<u8>, sprint_model::CheckpointError> {
+    let wanted: Vec<_> = checkpoint.spec().parameters().into_iter().filter(|p| p.part == Part::Embeddings).collect();
+    let found: BTreeMap<_, _> = wanted.iter().filter_map(|p| checkpoint.params().get_key_value(&p.path)).collect();
+    params_to_safetensors(found)
+}
+
+/// What a client needs: the public facts, and a model that can embed its texts.
+pub(crate) fn client(store: &Store, id: &ArtifactId) -> Result<(SharedMeta, Checkpoint), StageError> {
+    let manifest = store.read_artifact(id).map_err(store_error)?;
+    let read = |name: &str| store.read_file(&manifest, name).map_err(store_error);
+    let damaged = |name: &str, e: &dyn std::error::Error| StageError::permanent(format!("{name}: {}", with_causes(e)));
+    let meta: SharedMeta = serde_json::from_slice(&read(META_FILE)?).map_err(|e| damaged(META_FILE, &e))?;
+    if meta.version != VERSION {
+        return Err(StageError::permanent(format!("{META_FILE} has version {}, this program reads {VERSION}", meta.version)));
+    }
+    let mut params = params_from_safetensors(PUBLIC_FILE, &read(PUBLIC_FILE)?).map_err(|e| damaged(PUBLIC_FILE, &e))?;
+    params.extend(params_from_safetensors(EMBEDDINGS_FILE, &read(EMBEDDINGS_FILE)?).map_err(|e| damaged(EMBEDDINGS_FILE, &e))?);
+    let checkpoint =
+        Checkpoint::from_params(EMBEDDINGS_FILE, meta.spec.clone(), params).map_err(|e| damaged(EMBEDDINGS_FILE, &e))?;
+    Ok((meta, checkpoint))
+}
