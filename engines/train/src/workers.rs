@@ -72,7 +72,10 @@ mod tests {
     #[test]
     fn every_item_is_folded_once_by_its_worker() {
         let workers = Workers::new(3).expect("threads");
-        let totals = workers.fold(10, Vec::new, |seen: &mut Vec<usize>, item| Ok::<_, ()>(seen.push(item)));
+        let totals = workers.fold(10, Vec::new, |seen: &mut Vec<usize>, item| {
+            seen.push(item);
+            Ok::<_, ()>(())
+        });
         assert_eq!(totals, Ok(vec![vec![0, 3, 6, 9], vec![1, 4, 7], vec![2, 5, 8]]));
         assert_eq!(workers.fold(0, || 7, |_, _| Err(())), Ok(vec![7, 7, 7]));
     }

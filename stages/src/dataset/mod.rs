@@ -149,12 +149,6 @@ pub(crate) fn store(
     Ok((id, meta))
 }
 
-/// The metadata of a stored data set.
-pub(crate) fn meta(store: &Store, id: &ArtifactId) -> Result<DatasetMeta, StageError> {
-    let manifest = store.read_artifact(id).map_err(store_error)?;
-    read_meta(store, &manifest)
-}
-
 /// One split of a stored data set, with the metadata.
 pub(crate) fn load(store: &Store, id: &ArtifactId, split: Split) -> Result<(DatasetMeta, Vec<Example>), StageError> {
     let manifest = store.read_artifact(id).map_err(store_error)?;

@@ -120,7 +120,7 @@ fn ranks(x: &[f64]) -> Vec<f64> {
     let mut start = 0;
     while start < order.len() {
         let tied = order[start..].iter().take_while(|i| x[**i] == x[order[start]]).count().max(1);
-        let mean = start as f64 + (tied as f64 + 1.0) / 2.0;
+        let mean = start as f64 + f64::midpoint(tied as f64, 1.0);
         for i in &order[start..start + tied] {
             ranks[*i] = mean;
         }

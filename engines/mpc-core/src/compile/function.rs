@@ -109,6 +109,7 @@ impl Lowering {
         let open = self.argument(x);
         let len = self.b.len(open);
         let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, EDGE + EDGE_UNIT), 16.0, 9, Parity::Even);
+        debug_assert!(even.max_error < 1e-3, "the series fits the function");
         let fit = Fourier { period_bits: 4 + f, cos: even.cos, sin: even.sin };
         let series = self.series(open, fit, 40);
         let half = self.lift(open, f + 1);

@@ -100,7 +100,7 @@ fn download(name: &str, store: &Path) -> Result<ModelSource, Failure> {
     if let Some(failed) = report.failures.first() {
         let error = &failed.failure.error;
         let failure = Failure::new(Code::new(report.exit.code()), format!("--model {name}: {}", error.message));
-        return Err(error.help.iter().fold(failure, |f, help| f.help(help)));
+        return Err(error.help.iter().fold(failure, Failure::help));
     }
     let output = report.finished.outputs.into_values().next();
     let id =

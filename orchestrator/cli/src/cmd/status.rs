@@ -41,7 +41,7 @@ fn pending(store: &Store, view: &RunView) -> Vec<String> {
     let Some(request) = request.filter(|r| r.only.is_empty()) else { return Vec::new() };
     let Ok(workflow) = Workflow::from_inputs(request.workflow, &registry()) else { return Vec::new() };
     let seen = |id: &InstanceId| view.stages.iter().any(|s| s.id == *id);
-    workflow.instances().iter().map(sprint_orchestrator::Instance::id).filter(|id| !seen(*id)).map(ToString::to_string).collect()
+    workflow.instances().iter().map(sprint_orchestrator::Instance::id).filter(|id| !seen(id)).map(ToString::to_string).collect()
 }
 
 fn as_json(view: &RunView, pending: &[String]) -> serde_json::Value {
