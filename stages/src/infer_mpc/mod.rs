@@ -20,7 +20,7 @@ use sprint_artifacts::Secrecy;
 use sprint_clear::float::embed_only;
 use sprint_model::{Batch, Checkpoint, Example};
 use sprint_mpc::{
-    FleetError, FleetMeter, GateError, GateSession, GateSetup, Limits, LinkShape, ModelFiles, RoleMeter, SessionOptions,
+    Class, FleetError, FleetMeter, GateError, GateSession, GateSetup, Limits, LinkShape, ModelFiles, RoleMeter, SessionOptions,
     write_private,
 };
 use sprint_stage_api::{
@@ -255,13 +255,19 @@ fn classify(
     Ok(answers)
 }
 
+/// Failures that another attempt would repeat.
+const REFUSALS: [Class; 5] = [Class::Handshake, Class::Protocol, Class::Transcript, Class::IndexReuse, Class::Request];
+
 /// A role that died or a link that broke may work in another attempt, with fresh material; a model without a program will not.
 fn stage_error(error: &GateError) -> StageError {
     let class = match error {
         GateError::Fleet(
             FleetError::Died { .. } | FleetError::Silent { .. } | FleetError::Client(_) | FleetError::Spawn { .. },
         ) => ErrorClass::Transient,
-        GateError::Fleet(FleetError::Failed { class, .. }) if class == "config" || class == "model" => ErrorClass::Permanent,
+        // By its class on the wire: what one side claims and the other refuses will be refused again.
+        GateError::Fleet(FleetError::Failed { class, .. }) if REFUSALS.iter().any(|c| c.to_string() == *class) => {
+            ErrorClass::Permanent
+        }
         GateError::Fleet(_) => ErrorClass::Transient,
         _ => ErrorClass::Permanent,
     };

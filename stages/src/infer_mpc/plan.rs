@@ -36,7 +36,8 @@ impl Plan {
         let mut numbers = BTreeMap::new();
         let mut jobs = Vec::with_capacity(buckets.len());
         for bucket in buckets {
-            let tokens = bucket.tokens.min(most);
+            // Up to the multiple also where nothing is longer: the longest message's own length is nobody's business.
+            let tokens = bucket.tokens.next_multiple_of(multiple.max(1)).min(most);
             let next = numbers.len() as u32;
             let program = *numbers.entry(tokens).or_insert(next);
             jobs.push(Job { program, rows: bucket.rows.into_iter().map(|i| rows[i]).collect() });
