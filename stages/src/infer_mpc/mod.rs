@@ -265,7 +265,7 @@ fn stage_error(error: &GateError) -> StageError {
             FleetError::Died { .. } | FleetError::Silent { .. } | FleetError::Client(_) | FleetError::Spawn { .. },
         ) => ErrorClass::Transient,
         // By its class on the wire: what one side claims and the other refuses will be refused again.
-        GateError::Fleet(FleetError::Failed { class, .. }) if REFUSALS.iter().any(|c| c.to_string() == *class) => {
+        GateError::Fleet(FleetError::Failed { class, .. }) if REFUSALS.map(|c| c.to_string()).contains(class) => {
             ErrorClass::Permanent
         }
         GateError::Fleet(_) => ErrorClass::Transient,
