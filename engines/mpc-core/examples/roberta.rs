@@ -30,18 +30,30 @@ struct Feed {
     dealer_cpu: f64,
 }
 
+impl Feed {
+    /// Lets the dealer work until there is something for a party.
+    fn fill(&mut self, party: usize) -> Result<(), MachineError> {
+        let start = cpu_seconds();
+        while self.queues[party].is_empty() {
+            let chunk = self.dealer.next_chunk()?.ok_or_else(|| MachineError::Material("the dealer has no more".into()))?;
+            self.queues.iter_mut().zip(chunk.to_party).filter(|(_, c)| !c.is_empty()).for_each(|(q, c)| q.push_back(c));
+        }
+        self.dealer_cpu += cpu_seconds() - start;
+        Ok(())
+    }
+}
+
 impl MaterialSource for Feed {
     fn take(&mut self, bytes: usize) -> Result<Vec<u8>, MachineError> {
         let mut out = Vec::with_capacity(bytes);
         let at = self.party;
+        self.fill(at)?;
+        if self.offset[at] == 0 && self.queues[at].front().is_some_and(|c| c.len() == bytes) {
+            return Ok(self.queues[at].pop_front().unwrap_or_default());
+        }
         while out.len() < bytes {
-            let Some(front) = self.queues[at].front() else {
-                let start = cpu_seconds();
-                let chunk = self.dealer.next_chunk()?.ok_or_else(|| MachineError::Material("the dealer has no more".into()))?;
-                self.queues.iter_mut().zip(chunk.to_party).for_each(|(q, c)| q.push_back(c));
-                self.dealer_cpu += cpu_seconds() - start;
-                continue;
-            };
+            self.fill(at)?;
+            let Some(front) = self.queues[at].front() else { continue };
             let wanted = (bytes - out.len()).min(front.len() - self.offset[at]);
             out.extend_from_slice(&front[self.offset[at]..self.offset[at] + wanted]);
             self.offset[at] += wanted;

@@ -20,7 +20,7 @@ pub struct RunReport {
     pub online_bytes: [u64; 2],
     /// Bytes the dealer sent to each party.
     pub dealer_bytes: [u64; 2],
-    /// Every frame of party 0, if asked for: what an eavesdropping test looks at.
+    /// Both parties' frames of every round, if asked for: what an eavesdropping test looks at.
     pub frames: Vec<[Vec<u8>; 2]>,
 }
 
@@ -32,10 +32,36 @@ pub struct InMemory {
     keep_frames: bool,
 }
 
-/// A queue of dealt bytes; what is asked for beyond it is pulled from the dealer.
+/// Dealt chunks not yet taken by a party.
+#[derive(Default)]
 struct Queue {
-    bytes: VecDeque<u8>,
+    chunks: VecDeque<Vec<u8>>,
+    /// Bytes taken of the first chunk, and of all.
+    offset: usize,
     taken: u64,
+}
+
+impl Queue {
+    /// The first chunk, if it is just what is wanted.
+    fn whole(&mut self, wanted: usize) -> Option<Vec<u8>> {
+        let fits = self.offset == 0 && self.chunks.front().is_some_and(|c| c.len() == wanted);
+        self.taken += if fits { wanted as u64 } else { 0 };
+        fits.then(|| self.chunks.pop_front()).flatten()
+    }
+
+    /// Moves up to `wanted` bytes of the first chunk to `out`; `false` if there is none.
+    fn drain(&mut self, wanted: usize, out: &mut Vec<u8>) -> bool {
+        let Some(first) = self.chunks.front() else { return false };
+        let part = wanted.min(first.len() - self.offset);
+        out.extend_from_slice(&first[self.offset..self.offset + part]);
+        self.offset += part;
+        self.taken += part as u64;
+        if self.offset == first.len() {
+            self.chunks.pop_front();
+            self.offset = 0;
+        }
+        true
+    }
 }
 
 struct Feed<'a> {
@@ -46,14 +72,20 @@ struct Feed<'a> {
 
 impl MaterialSource for Feed<'_> {
     fn take(&mut self, bytes: usize) -> Result<Vec<u8>, MachineError> {
-        while self.queues[self.party].bytes.len() < bytes {
+        if let Some(whole) = self.queues[self.party].whole(bytes) {
+            return Ok(whole);
+        }
+        let mut out = Vec::with_capacity(bytes);
+        while out.len() < bytes {
+            if self.queues[self.party].drain(bytes - out.len(), &mut out) {
+                continue;
+            }
             let Some(chunk) = self.dealer.next_chunk()? else {
                 return Err(MachineError::Material("the dealer has no more".into()));
             };
-            self.queues.iter_mut().zip(chunk.to_party).for_each(|(q, c)| q.bytes.extend(c));
+            self.queues.iter_mut().zip(chunk.to_party).filter(|(_, c)| !c.is_empty()).for_each(|(q, c)| q.chunks.push_back(c));
         }
-        self.queues[self.party].taken += bytes as u64;
-        Ok(self.queues[self.party].bytes.drain(..bytes).collect())
+        Ok(out)
     }
 }
 
@@ -77,7 +109,17 @@ impl InMemory {
         seeds: [[u8; 32]; 2],
         mask: &mut dyn FnMut(&mut [u64]),
     ) -> Result<RunReport, MachineError> {
-        let shares = input.share(mask);
+        let (mut report, [a, b]) = self.lockstep(&input.share(mask), seeds)?;
+        report.logits = decode_logits(&self.program, [&a, &b])?;
+        Ok(report)
+    }
+
+    /// The same from input shares to output shares.
+    pub(crate) fn lockstep(
+        &self,
+        shares: &[Vec<u8>; 2],
+        seeds: [[u8; 32]; 2],
+    ) -> Result<(RunReport, [Vec<u8>; 2]), MachineError> {
         let mut dealer = Dealer::new(Arc::clone(&self.program), [&seeds[0], &seeds[1]]);
         let mut parties = Vec::new();
         for party in [PartyId::P0, PartyId::P1] {
@@ -86,7 +128,7 @@ impl InMemory {
             let (program, public, private) = (Arc::clone(&self.program), Arc::clone(&self.public), Arc::clone(&self.private[at]));
             parties.push(Party::new(program, public, private, party, &seeds[at], inputs));
         }
-        let mut queues = [(); 2].map(|()| Queue { bytes: VecDeque::new(), taken: 0 });
+        let mut queues = [Queue::default(), Queue::default()];
         let mut report = RunReport::default();
         loop {
             let mut steps = Vec::new();
@@ -105,9 +147,8 @@ impl InMemory {
                     }
                 }
                 (Advance::Finished { output: a }, Advance::Finished { output: b }) => {
-                    report.logits = decode_logits(&self.program, [&a, &b])?;
                     report.dealer_bytes = queues.map(|q| q.taken);
-                    return Ok(report);
+                    return Ok((report, [a, b]));
                 }
                 _ => return Err(MachineError::OutOfStep("one party finished before the other")),
             }

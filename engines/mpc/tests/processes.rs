@@ -312,13 +312,19 @@ fn no_index_is_used_twice_through_two_hundred_kills() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_micros(3000 + round * 7919 % 9000));
+        // Only once it burns, or a busy machine kills processes that have not begun.
+        let begun = std::fs::metadata(&log).map_or(0, |m| m.len());
+        let patience = Instant::now() + Duration::from_secs(20);
+        while std::fs::metadata(&log).map_or(0, |m| m.len()) == begun && Instant::now() < patience {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::thread::sleep(Duration::from_micros(round * 7919 % 3000));
         child.kill().unwrap();
         child.wait().unwrap();
     }
     let used: Vec<u64> =
         std::fs::read(&log).unwrap().chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect();
-    assert!(used.len() > 50, "only {} indexes in 200 runs", used.len());
+    assert!(used.len() >= 200, "only {} indexes in 200 runs", used.len());
     assert!(used.windows(2).all(|w| w[0] < w[1]), "an index was used twice: {used:?}");
 }
 

@@ -72,7 +72,9 @@ mod tests {
             match parameter.part {
                 Part::LoraB => assert!(values.iter().all(|v| *v == 0.0)),
                 Part::LoraA => assert!(values.iter().any(|v| *v != 0.0)),
-                Part::Encoder | Part::Embeddings => assert_eq!(Some(values), base.get(&parameter.path).map(sprint_model::TensorData::data)),
+                Part::Encoder | Part::Embeddings => {
+                    assert_eq!(Some(values), base.get(&parameter.path).map(sprint_model::TensorData::data))
+                }
                 Part::Head => {}
             }
         }

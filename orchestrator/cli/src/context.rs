@@ -1,6 +1,7 @@
 //! What the composition root reads from outside: environment, clock, machine and logging.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -62,5 +63,11 @@ pub(crate) fn start_logging(verbose: u8) {
     };
     let filter = EnvFilter::try_from_env("SPRINT_FLOW_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     // A second call, as in tests, leaves the first in place.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let ansi = colour() && std::io::stderr().is_terminal();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(ansi)
+        .try_init();
 }

@@ -84,7 +84,7 @@ fn validate_reports_every_mistake_with_its_place_and_runs_nothing() {
     std::fs::write(&file, SIX_MISTAKES).expect("written");
     let file = file.display().to_string();
     let ended = sprint_flow(&["validate", &file]).expect(2);
-    for place in ["six.yaml:4:", "six.yaml:5:", "six.yaml:7:", "six.yaml:10:", "six.yaml:12:"] {
+    for place in ["six.yaml:4:", "six.yaml:5:", "six.yaml:7:", "six.yaml:11:", "six.yaml:13:"] {
         assert!(ended.stderr.contains(place), "{place}: {}", ended.stderr);
     }
     for hint in ["gopher", "max_bytes", "tokenize", "files", "nowhere", "retry"] {

@@ -87,7 +87,7 @@ pub(super) fn evaluate<'a>(
 }
 
 /// T2. The shares' floors add up to `floor(x/2^by)` or one less in Z_2^{ring-by}, never further off; party 0 adds one, so the expectation is
-/// `x/2^by` plus half a unit at most. In the clear it rounds to nearest.
+/// `x/2^by` up to `2^-by`. In the clear it rounds to nearest.
 fn truncate(who: Who, words: &mut [u64], ring: u32, by: u32) {
     let mask = low(ring);
     match who {

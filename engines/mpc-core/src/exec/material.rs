@@ -6,8 +6,9 @@ use super::monomial::Expansion;
 use crate::program::{Node, Op, Program};
 use crate::{MachineError, MaterialSource};
 
-/// Elements worked on at a time: a multiple of 64, so that packed words of a block end on a byte.
-pub(crate) const BLOCK: usize = 1 << 14;
+/// Elements worked on at a time: a multiple of 64, so that packed words of a block end on a byte, and few enough that a series' twenty arrays
+/// stay in a second-level cache.
+pub(crate) const BLOCK: usize = 1 << 12;
 
 /// The blocks of `len` elements, as start and length.
 pub(crate) fn blocks(len: usize) -> impl Iterator<Item = (usize, usize)> {

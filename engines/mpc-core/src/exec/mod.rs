@@ -8,6 +8,8 @@ mod monomial;
 mod party;
 pub(crate) mod randomness;
 mod simulate;
+#[cfg(test)]
+mod tests;
 
 pub use dealer::Dealer;
 pub use party::{Inputs, Party};

@@ -56,7 +56,7 @@ impl Account {
         if !end.outputs.is_empty() {
             let outputs = end.outputs.iter().map(|(name, output)| {
                 let place = output.path.as_ref().map_or_else(
-                    || format!("sprint-flow artifacts get {}", output.digest.short()),
+                    || format!("sprint-flow artifacts get {} --out DIR", output.digest.short()),
                     |path| path.display().to_string(),
                 );
                 vec![name.clone(), output.digest.short(), place]

@@ -35,7 +35,8 @@ impl Party {
                 let out = &mut out[j * hat.len() + from..][..len];
                 let rows = points.chunks_exact(bounds.values.len()).zip(prefixes.chunks_exact(bounds.values.len()));
                 for (bit, (points, prefixes)) in out.iter_mut().zip(rows) {
-                    let wraps = self.first() && points[*hi] > points[*lo];
+                    // Equal points are a whole turn: an interval is never empty.
+                    let wraps = self.first() && points[*hi] >= points[*lo];
                     *bit = prefixes[*lo] ^ prefixes[*hi] ^ u8::from(wraps);
                 }
             }

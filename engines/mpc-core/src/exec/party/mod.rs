@@ -1,6 +1,6 @@
 //! One party's side of a program.
 //!
-//! Values are forgotten at their last use, and their memory, wiped, serves later ones.
+//! Values are forgotten at their last use; their memory serves later ones and is wiped when it goes back to the allocator.
 
 mod gates;
 mod opening;
@@ -66,17 +66,20 @@ impl Pool {
     }
 
     fn give(&mut self, mut words: Vec<u64>) {
-        const WORTH: usize = 1 << 13;
-        words.zeroize();
-        if words.capacity() < WORTH {
-            return;
-        }
+        words.clear();
         self.0.push(words);
         if self.0.len() > Self::KEPT {
             let smallest = self.0.iter().enumerate().min_by_key(|(_, v)| v.capacity()).map_or(0, |(at, _)| at);
-            self.0.swap_remove(smallest);
+            wipe(self.0.swap_remove(smallest));
         }
     }
+}
+
+/// Overwrites the memory before it goes back to the allocator; the optimiser must assume that somebody looks.
+fn wipe(mut words: Vec<u64>) {
+    words.clear();
+    words.resize(words.capacity(), 0);
+    std::hint::black_box(&words);
 }
 
 /// One party's side of one inference, as a state machine. Its seed and its material are for this inference alone.
@@ -289,5 +292,6 @@ impl Drop for Party {
     fn drop(&mut self) {
         let all: Vec<NodeId> = (0..self.values.len() as u32).map(NodeId).collect();
         self.forget(&all);
+        self.pool.0.drain(..).for_each(wipe);
     }
 }
