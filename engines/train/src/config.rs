@@ -41,6 +41,9 @@ pub struct TrainConfig {
     pub optimiser: OptimiserConfig,
     /// The learning rate's course.
     pub schedule: Schedule,
+    /// The fraction of the last steps whose parameters are averaged into the result (Polyak and Juditsky 1992); 0 keeps the last alone. Averaging
+    /// released noise away costs no privacy.
+    pub average: f64,
     /// Seed of initial values and dropout. Public: neither depends on the data.
     pub init_seed: u64,
     /// Makes sampling and noise reproducible for tests. The result is stamped "not private": whoever knows the seed can subtract the noise.
@@ -69,6 +72,7 @@ impl Default for TrainConfig {
             head_rate: 1.0,
             optimiser: OptimiserConfig::default(),
             schedule: Schedule::default(),
+            average: 0.0,
             init_seed: 0,
             seed: None,
             device: BackendKind::Flex,
@@ -171,7 +175,7 @@ pub struct PrivacyConfig {
     pub delta: f64,
     /// C, the largest norm of one example's gradient.
     pub clip: f64,
-    /// ε that must never be exceeded, crashes included; `null` means half as much again as `epsilon`.
+    /// ε that must never be exceeded, crashes included; with `null`, what crashes cost is reported but not bounded.
     pub max_epsilon: Option<f64>,
 }
 

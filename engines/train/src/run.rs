@@ -35,6 +35,8 @@ pub(crate) struct Run<'a> {
     frozen: ParamSet,
     workers: Workers,
     pub(crate) theta: Vec<f32>,
+    /// The mean of the parameters after the steps that are averaged; empty before the first of them.
+    average: Vec<f32>,
     pub(crate) optimiser: Optimiser,
     pub(crate) step: u64,
 }
@@ -54,13 +56,27 @@ impl<'a> Run<'a> {
         let rates = layout.parameters().iter().flat_map(|p| vec![rate(p); p.len()]).collect();
         let optimiser = Optimiser::new(config.optimiser, rates);
         let workers = Workers::new(config.threads)?;
-        Ok(Self { examples, spec: model.spec().clone(), layout, backend, frozen, workers, theta, optimiser, step: 0 })
+        Ok(Self {
+            examples,
+            spec: model.spec().clone(),
+            layout,
+            backend,
+            frozen,
+            workers,
+            theta,
+            average: Vec::new(),
+            optimiser,
+            step: 0,
+        })
     }
 
     pub(crate) fn restore(&mut self, snapshot: Snapshot) -> Result<(), SnapshotError> {
-        let Snapshot { step, theta, first, second, .. } = snapshot;
+        let Snapshot { step, theta, average, first, second, .. } = snapshot;
+        if !average.is_empty() && average.len() != theta.len() {
+            return Err(SnapshotError::Shape("averaged parameters"));
+        }
         self.optimiser = self.optimiser.clone().restore(first, second, step).ok_or(SnapshotError::Shape("optimiser state"))?;
-        (self.theta, self.step) = (theta, step);
+        (self.theta, self.average, self.step) = (theta, average, step);
         Ok(())
     }
 
@@ -71,6 +87,7 @@ impl<'a> Run<'a> {
             run_digest: digest.to_owned(),
             ledger: budget.noisy.as_ref().map(|noisy| noisy.ledger.head()),
             theta: self.theta.clone(),
+            average: self.average.clone(),
             first: first.to_vec(),
             second: second.to_vec(),
         }
@@ -141,6 +158,19 @@ impl<'a> Run<'a> {
         self.optimiser.step(&mut self.theta, mean, learning_rate, noise_variance);
     }
 
+    /// Counts the step just taken into the average, if it is among the last `fraction` of `steps`: `mean ← mean + (θ - mean)/k`.
+    pub(crate) fn count_into_average(&mut self, fraction: f64, steps: u64) {
+        let first = steps - (fraction * steps as f64).round() as u64;
+        if self.step < first {
+            return;
+        }
+        if self.average.is_empty() {
+            self.average.clone_from(&self.theta);
+        }
+        let weight = 1.0 / (self.step - first + 1) as f32;
+        self.average.iter_mut().zip(&self.theta).for_each(|(mean, theta)| *mean += (theta - *mean) * weight);
+    }
+
     pub(crate) fn threads(&self) -> usize {
         self.workers.count()
     }
@@ -189,7 +219,7 @@ impl<'a> Run<'a> {
             }
         }
         let mut trained = Vec::new();
-        for (parameter, values) in self.layout.slices(&self.theta) {
+        for (parameter, values) in self.layout.slices(if self.average.is_empty() { &self.theta } else { &self.average }) {
             let tensor = TensorData::new(parameter.shape.clone(), values.to_vec());
             params.insert(parameter.path.clone(), tensor.expect("a slice has its parameter's length"));
             trained.push(parameter.path.clone());

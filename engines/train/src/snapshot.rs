@@ -1,6 +1,6 @@
 //! What a run needs to go on after a crash: parameters, optimiser, step and the ledger's head. Never a key.
 //!
-//! A snapshot is one safetensors file: three vectors of f32 and a JSON header under the metadata key `sprint-train`. Steps are sampled
+//! A snapshot is one safetensors file: four vectors of f32 and a JSON header under the metadata key `sprint-train`. Steps are sampled
 //! independently, so there is no sampler position. In a private run a resumed process draws from a fresh key; in a reproducible one the
 //! streams are functions of the seed and the step, so a resumed run repeats the uninterrupted one bit for bit.
 
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 const VERSION: u32 = 1;
 const HEADER: &str = "sprint-train";
-const VECTORS: [&str; 3] = ["parameters", "first_moment", "second_moment"];
+const VECTORS: [&str; 4] = ["parameters", "average", "first_moment", "second_moment"];
 
 /// A snapshot that this run cannot continue from.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub(crate) struct Snapshot {
     pub(crate) run_digest: String,
     pub(crate) ledger: Option<LedgerHead>,
     pub(crate) theta: Vec<f32>,
+    pub(crate) average: Vec<f32>,
     pub(crate) first: Vec<f32>,
     pub(crate) second: Vec<f32>,
 }
@@ -64,7 +65,8 @@ impl Snapshot {
         let header =
             Header { version: VERSION, step: self.step, run_digest: self.run_digest.clone(), ledger: self.ledger.clone() };
         let header = serde_json::to_string(&header).map_err(|e| malformed(&e))?;
-        let bytes = [&self.theta, &self.first, &self.second].map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+        let bytes = [&self.theta, &self.average, &self.first, &self.second]
+            .map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         let mut views = Vec::with_capacity(VECTORS.len());
         for (name, bytes) in VECTORS.iter().zip(&bytes) {
             views.push((*name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map_err(|e| malformed(&e))?));
@@ -94,12 +96,13 @@ impl Snapshot {
             let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
             if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(malformed(&format_args!("{name} is not finite"))) }
         };
-        let [theta, first, second] = VECTORS;
+        let [theta, average, first, second] = VECTORS;
         Ok(Self {
             step: header.step,
             run_digest: header.run_digest,
             ledger: header.ledger,
             theta: vector(theta)?,
+            average: vector(average)?,
             first: vector(first)?,
             second: vector(second)?,
         })
@@ -131,6 +134,7 @@ mod tests {
             run_digest: "d".to_owned(),
             ledger: Some(LedgerHead { entries: 9, digest: "ab".to_owned() }),
             theta: vec![1.0, -2.5],
+            average: vec![0.25, 0.5],
             first: vec![0.5, f32::MIN_POSITIVE],
             second: vec![],
         }

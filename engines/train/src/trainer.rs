@@ -144,6 +144,7 @@ pub fn train(
         if !run.theta.iter().all(|v| v.is_finite()) {
             return Err(TrainError::Diverged { step: run.step });
         }
+        run.count_into_average(config.average, budget.steps);
         rejected_examples += outcome.rejected;
         history.push(HistoryEntry { step: run.step, learning_rate, loss: outcome.loss });
         run.step += 1;

@@ -120,6 +120,8 @@ impl TrainConfig {
             "schedule.warm_up",
             format_args!("{warm_up} given; give a fraction from 0 to below 1"),
         );
+        let average = self.average;
+        c.check((0.0..=1.0).contains(&average), "average", format_args!("{average} given; give a fraction from 0 to 1"));
         if let Decay::Exponential { gamma } = self.schedule.decay {
             c.check(
                 gamma > 0.0 && gamma <= 1.0,

@@ -119,7 +119,7 @@ fn crash_and_resume(config: &TrainConfig, examples: &[Example], sink: &SharedSin
 fn a_reproducible_run_resumes_bit_for_bit_from_any_step() {
     let data = examples(96);
     for (privacy, snapshot_every) in [(config().privacy, 1), (config().privacy, 5), (None, 3)] {
-        let config = TrainConfig { seed: Some(9), privacy, snapshot_every, ..config() };
+        let config = TrainConfig { seed: Some(9), privacy, snapshot_every, average: 0.5, ..config() };
         let whole = run(&config, &data, &SharedSink::default());
         for after in [0, 1, 4, 7, 10, 11] {
             let resumed = crash_and_resume(&config, &data, &SharedSink::default(), after);

@@ -22,7 +22,7 @@ pub(crate) struct FinetuneParams {
     #[serde(default = "default_delta")]
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     delta: f64,
-    /// ε that must never be exceeded, crashes included; half as much again as `epsilon` if absent.
+    /// ε that must never be exceeded, crashes included; without it, what crashes cost is reported but not bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     max_epsilon: Option<f64>,
@@ -104,6 +104,10 @@ pub(crate) struct FinetuneParams {
     #[serde(default)]
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     warm_up: f64,
+    /// The fraction of the last steps whose parameters are averaged into the model; averaging noise away costs no privacy.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1))]
+    average: f64,
     /// Seed of initial values and dropout; public, for neither depends on the data.
     #[serde(default)]
     init_seed: u64,
@@ -288,6 +292,7 @@ impl FinetuneParams {
             head_rate: self.head_rate,
             optimiser,
             schedule: Schedule { decay: self.decay(), warm_up: self.warm_up },
+            average: self.average,
             init_seed: self.init_seed,
             seed: self.seed,
             device: match self.device {
