@@ -106,7 +106,7 @@ fn parent() {
         kill_once(&root, Duration::from_millis((seed >> 33) % 120), &mut done);
         check(&root, &done, kill);
     }
-    assert!(done.frames > KILLS / 2, "the child hardly ran: {} frames", done.frames);
+    assert!(done.frames > KILLS / 4, "the child hardly ran: {} frames", done.frames);
     println!("{KILLS} kills, {} records, {} frames", done.records.len(), done.frames);
 }
 
@@ -114,15 +114,17 @@ fn kill_once(root: &Path, after: Duration, done: &mut Acknowledged) {
     let exe = std::env::current_exe().expect("this test");
     let mut child = Command::new(exe).arg("--child").arg(root).stdout(Stdio::piped()).spawn().expect("spawned");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    // Half of the kills come before the store is open.
+    // Half of the kills come before the store is open, the others after some work, however busy the machine is.
+    let mut seen = Vec::new();
     if after.as_millis().is_multiple_of(2) {
         assert!(lines.next().and_then(Result::ok).is_some_and(|l| l.starts_with("begin")), "the child does not start");
+        seen.extend(lines.by_ref().map_while(Result::ok).take(after.as_millis() as usize % 11));
     }
     std::thread::sleep(after);
     child.kill().expect("killed");
     let status = child.wait().expect("waited");
     assert!(!status.success() && status.code().is_none(), "the child ended by itself: {status}");
-    for line in lines.map_while(Result::ok) {
+    for line in seen.into_iter().chain(lines.map_while(Result::ok)) {
         match line.split_once(' ') {
             Some(("artifact", id)) => done.artifacts.push(id.parse().expect("an id")),
             Some(("record", n)) => done.records.push(n.parse().expect("a number")),

@@ -283,8 +283,8 @@ fn a_shaped_fleet_takes_its_round_trips() {
     let started = Instant::now();
     assert_eq!(ask(&mut fleet, toy).unwrap(), toy.expect(&input(10, 1)));
     let took = started.elapsed();
-    // Half a round trip for the request, 20 rounds, begin and transcript, and the answer.
-    assert!(took >= Duration::from_millis(24 * 10) && took < Duration::from_millis(24 * 10 + 600), "{took:?}");
+    // Half a round trip for the request, 20 rounds, begin and transcript, and the answer: at least so long, however fast the machine.
+    assert!(took >= Duration::from_millis(24 * 10), "{took:?}");
     fleet.finish().unwrap();
 }
 
