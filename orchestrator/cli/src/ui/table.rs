@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-/// Columns padded to their widest cell, under a heading.
+/// Columns padded to their widest cell, under a heading unless it is empty.
 pub(crate) fn grid<H: AsRef<str>>(heading: &[H], rows: &[Vec<String>]) -> String {
     let width = |column: usize, name: &str| {
         rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).fold(name.chars().count(), usize::max)
@@ -19,7 +19,8 @@ pub(crate) fn grid<H: AsRef<str>>(heading: &[H], rows: &[Vec<String>]) -> String
     };
     let head = line(&mut heading.iter().map(AsRef::as_ref));
     let body = rows.iter().map(|row| line(&mut row.iter().map(String::as_str)));
-    std::iter::once(head).chain(body).collect::<Vec<_>>().join("\n")
+    let head = Some(head).filter(|h| !h.is_empty());
+    head.into_iter().chain(body).collect::<Vec<_>>().join("\n")
 }
 
 /// The metrics table artifact as text; `None` if `json` is not one.
@@ -126,5 +127,6 @@ mod tests {
     fn columns_line_up() {
         let rows = [vec!["é".to_owned(), "1".to_owned()], vec!["abc".to_owned(), "22".to_owned()]];
         assert_eq!(grid(&["x", "n"], &rows), "x    n\né    1\nabc  22");
+        assert_eq!(grid(&["", ""], &rows), "é    1\nabc  22");
     }
 }
