@@ -32,16 +32,16 @@ pub fn encode_inputs(program: &Program, batch: &Batch, embedded: &[f32]) -> Resu
         )));
     }
     let bits = program.input_bits;
-    let mask = |value: &dyn Fn(usize, bool) -> f64| -> Vec<u64> {
+    let mask = |bits: u32, value: &dyn Fn(usize, bool) -> f64| -> Vec<u64> {
         let rows = batch.lengths().iter().flat_map(|len| (0..batch.tokens()).map(|t| (*len, t < *len)));
         rows.map(|(len, kept)| encode(value(len, kept), bits)).collect()
     };
     let words = program.inputs.iter().map(|input| {
         let words = match input {
             Input::Embedded => embedded.iter().map(|v| encode(f64::from(*v).clamp(-LIMIT, LIMIT), bits)).collect(),
-            Input::KeyMask => mask(&|_, kept| if kept { 0.0 } else { -crate::compile::KEY_MASK }),
-            Input::KeepMask => mask(&|_, kept| f64::from(u8::from(kept))),
-            Input::MeanWeights => mask(&|len, kept| if kept { 1.0 / len as f64 } else { 0.0 }),
+            Input::KeyMask => mask(bits, &|_, kept| if kept { 0.0 } else { -crate::compile::KEY_MASK }),
+            Input::KeepMask => mask(bits, &|_, kept| f64::from(u8::from(kept))),
+            Input::MeanWeights => mask(crate::compile::MEAN_WEIGHT, &|len, kept| if kept { 1.0 / len as f64 } else { 0.0 }),
         };
         (*input, words)
     });

@@ -51,10 +51,10 @@ impl Engine for Lowering {
                 let (f, bits) = Precision::ATTENTION;
                 let v = self.materialise(x, f, bits, false)?;
                 let weights = self.b.input(Input::MeanWeights, b * t);
-                let weights = Val { node: weights, ring: 64, f: Precision::INPUT };
+                let weights = Val { node: weights, ring: 64, f: Precision::MEAN_WEIGHT };
                 let (a, v) = (self.open(weights, bits, false, true), self.open(v, bits, false, true));
                 let mean = self.matrices(a, v, (1, t, c), b, (f, bits, false));
-                Ok(Act::value(Val { f: f + Precision::INPUT, ..mean }, 1, c))
+                Ok(Act::value(Val { f: f + Precision::MEAN_WEIGHT, ..mean }, 1, c))
             }
         }
     }
@@ -174,10 +174,10 @@ impl Engine for Lowering {
         let per_example = heads * rows * columns;
         let view = Strided::new(0, &[(b, t), (per_example, 0)]);
         let weights =
-            Val { node: self.b.push(Op::Gather { src: weights, view }, b * per_example), ring: 64, f: Precision::INPUT };
+            Val { node: self.b.push(Op::Gather { src: weights, view }, b * per_example), ring: 64, f: Precision::MEAN_WEIGHT };
         let len = self.len(val);
-        let (s, weights) = (self.open(val, ring, true, true), self.open(weights, 20, true, true));
-        let val = self.product(&[(s, View::ALL), (weights, View::ALL)], len, f + Precision::INPUT);
+        let (s, weights) = (self.open(val, ring, true, true), self.open(weights, Precision::MEAN_WEIGHT + 3, true, true));
+        let val = self.product(&[(s, View::ALL), (weights, View::ALL)], len, f + Precision::MEAN_WEIGHT);
         Ok(Heads::Value { val, heads, rows, columns })
     }
 

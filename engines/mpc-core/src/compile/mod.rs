@@ -78,6 +78,8 @@ pub(crate) struct Precision;
 impl Precision {
     pub(crate) const INPUT: u32 = 14;
     /// Least and most fractional bits of public weights; the consumer's ring decides.
+    /// Of `1/length`: with 14 bits, rounding `1/60` alone would move a mean, and with it every logit, by a part in 500.
+    pub(crate) const MEAN_WEIGHT: u32 = 19;
     pub(crate) const WEIGHT: (u32, u32) = (13, 16);
     pub(crate) const DEVIATION: (u32, u32) = (13, 23);
     pub(crate) const INVERSE_DEVIATION: (u32, u32) = (12, 18);
@@ -266,3 +268,6 @@ impl Lowering {
 
 /// How far below zero a client puts the scores of padding keys.
 pub(crate) const KEY_MASK: f64 = Precision::KEY_MASK;
+
+/// Fractional bits of the weights of a mean over tokens.
+pub(crate) const MEAN_WEIGHT: u32 = Precision::MEAN_WEIGHT;
