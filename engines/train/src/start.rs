@@ -73,7 +73,7 @@ mod tests {
                 Part::LoraB => assert!(values.iter().all(|v| *v == 0.0)),
                 Part::LoraA => assert!(values.iter().any(|v| *v != 0.0)),
                 Part::Encoder | Part::Embeddings => {
-                    assert_eq!(Some(values), base.get(&parameter.path).map(sprint_model::TensorData::data))
+                    assert_eq!(Some(values), base.get(&parameter.path).map(sprint_model::TensorData::data));
                 }
                 Part::Head => {}
             }
