@@ -108,7 +108,7 @@ pub struct HistoryEntry {
 /// Fine-tunes `inputs.base` on `inputs.examples`.
 ///
 /// A private run (`config.privacy` without `config.seed`) charges every step to `accounting` before its noise is drawn. `resume` is the last
-/// snapshot the observer kept, if any. The number of steps taken is the number the noise was calibrated for: both come from one [`Plan`].
+/// snapshot the observer kept, if any. The number of steps taken is the number the noise was calibrated for: both come from one `Plan`.
 pub fn train(
     inputs: TrainInputs<'_>,
     config: &TrainConfig,

@@ -6,7 +6,7 @@
 //! - [`pld`]: connect-the-dots privacy-loss distributions, the accountant that claims are made with.
 //! - [`rdp`]: Rényi DP, looser, valid at every δ.
 //! - [`prv`]: Gopi, Lee and Wutschitz's discretisation, an independent cross-check with a lower bound.
-//! - [`gaussian`]: the closed form where every segment has q = 1.
+//! - `gaussian`: the closed form where every segment has q = 1.
 
 pub(crate) mod gaussian;
 pub(crate) mod moment;
