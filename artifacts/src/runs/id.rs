@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-/// The name of a run, such as `20261122-101530-1a2b3c4d`: date and time in UTC, then a random number.
+/// The name of a run, such as `20261122-101530-1a2b3c4d`: date and time in UTC, then in 8 hexadecimal digits the milliseconds (10 bits)
+/// and a random number (20 bits).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct RunId(String);
@@ -19,12 +20,13 @@ pub struct RunIdError {
 }
 
 impl RunId {
-    /// The name of a run that begins `unix_ms` milliseconds after 1970; `random` tells apart those of one second.
+    /// The name of a run that begins `unix_ms` milliseconds after 1970; the low 20 bits of `random` tell apart those of one millisecond.
     pub fn new(unix_ms: u64, random: u32) -> Self {
         let seconds = unix_ms / 1000;
         let (year, month, day) = civil_date(seconds / 86_400);
+        let last = ((unix_ms % 1000) << 20) | u64::from(random & 0xf_ffff);
         let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-        Self(format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}-{random:08x}"))
+        Self(format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}-{last:08x}"))
     }
 
     /// The text.
