@@ -4,6 +4,7 @@
 //! (`sprint-clear`), the trainer (`sprint-train`) and the compiler to a gate program (`sprint-mpc-core`). An approximation is a
 //! [`Func`], so training uses the function that is deployed.
 
+mod calibration;
 pub mod checkpoint;
 mod config;
 #[cfg(any(test, feature = "test-support"))]
@@ -19,6 +20,7 @@ mod targets;
 mod text;
 mod validate;
 
+pub use calibration::{Calibration, CalibrationError, LayerRanges, Range, ScoreRange};
 pub use checkpoint::{Checkpoint, CheckpointError, TensorData};
 pub use config::{ConfigError, MAX_CONFIG_BYTES};
 pub use encoder::{attention, classify, embed, encode, logits};

@@ -84,7 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         (0..size).map(|_| Example { ids: ids.clone(), type_ids: vec![0; tokens], label: None }).collect();
     let batch = Batch::new(&examples, tokens, model.spec().pad_token)?;
     let policy = WeightPolicy::PublicBase { public_a: true };
-    let options = Options { mode: Mode::Exact, policy, batch: size, tokens };
+    let options = Options::new(Mode::Exact, policy, size, tokens);
 
     let start = cpu_seconds();
     let program = Arc::new(compile(model.spec(), &options)?);

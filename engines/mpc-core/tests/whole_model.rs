@@ -52,7 +52,7 @@ fn run(model: &Checkpoint, lengths: &[usize], tokens: usize) -> Runs {
     let examples = examples(lengths);
     let batch = Batch::new(&examples, tokens, model.spec().pad_token).expect("a batch");
     let policy = WeightPolicy::PublicBase { public_a: true };
-    let options = Options { mode: Mode::Exact, policy, batch: lengths.len(), tokens };
+    let options = Options::new(Mode::Exact, policy, lengths.len(), tokens);
     let program = Arc::new(compile(model.spec(), &options).expect("compiles"));
     let public = Arc::new(PublicWeights::prepare(&program, model).expect("public weights"));
     let private = PrivateWeights::share(&program, model, &mut os_randomness).expect("private weights");

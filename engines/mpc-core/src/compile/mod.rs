@@ -27,18 +27,33 @@ mod norm;
 mod smooth;
 
 use serde::{Deserialize, Serialize};
-use sprint_model::{ModelSpec, WeightPolicy, classify, encode};
+use sprint_model::{Calibration, ModelSpec, WeightPolicy, classify, encode};
 
 use crate::program::{Builder, Finish, Form, Fourier, Input, Interval, NodeId, Op, Program, View};
 
 pub(crate) use act::Act;
 
 /// How much one-time material and how much exactness an inference uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Every function on its whole range, softmax with a secret maximum.
+    #[default]
     Exact,
+    /// Smooth functions in one round on public ranges measured in the clear ([`Options::calibration`]); values out of range are detected.
+    Calibrated,
+    /// The functions of [`Mode::Exact`] with the least one-time material, in more rounds.
+    Lean,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Exact => "exact",
+            Self::Calibrated => "calibrated",
+            Self::Lean => "lean",
+        })
+    }
 }
 
 /// What a program is compiled for.
@@ -53,6 +68,22 @@ pub struct Options {
     pub batch: usize,
     /// Padded tokens of each example.
     pub tokens: usize,
+    /// The ranges that [`Mode::Calibrated`] relies on; other modes ignore them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+}
+
+impl Options {
+    /// Options without calibration.
+    pub fn new(mode: Mode, policy: WeightPolicy, batch: usize, tokens: usize) -> Self {
+        Self { mode, policy, batch, tokens, calibration: None }
+    }
+
+    /// The same with ranges.
+    #[must_use]
+    pub fn with_calibration(self, calibration: Option<Calibration>) -> Self {
+        Self { calibration, ..self }
+    }
 }
 
 /// Why a model has no program.
@@ -119,6 +150,10 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
             "batch {} × {} tokens: give 1 or more of 1 to 512 tokens",
             options.batch, options.tokens
         )));
+    }
+    if options.mode != Mode::Exact {
+        let (what, fix) = (format!("mode {}", options.mode), "use mode exact".into());
+        return Err(CompileError::Unsupported { what, fix });
     }
     let Some(head) = &spec.head else {
         return Err(CompileError::Unsupported {

@@ -69,7 +69,7 @@ pub(crate) fn compile_one(
     mode: Mode,
     size: ProgramSize,
 ) -> Result<Program, CompileError> {
-    compile(spec, &Options { mode, policy, batch: size.batch, tokens: size.tokens })
+    compile(spec, &Options::new(mode, policy, size.batch, size.tokens))
 }
 
 fn shape(program: &Program) -> ProgramShape {

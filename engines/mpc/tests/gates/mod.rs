@@ -50,7 +50,7 @@ fn embedded(size: ProgramSize, seed: usize) -> Vec<f32> {
 
 /// The same program on ring integers in the clear.
 fn simulated(model: &Checkpoint, size: ProgramSize, embedded: &[f32]) -> Vec<Vec<f32>> {
-    let options = Options { mode: Mode::Exact, policy: POLICY, batch: size.batch, tokens: size.tokens };
+    let options = Options::new(Mode::Exact, POLICY, size.batch, size.tokens);
     let program = Arc::new(compile(model.spec(), &options).unwrap());
     let public = Arc::new(PublicWeights::prepare(&program, model).unwrap());
     let private = PrivateWeights::share(&program, model, &mut os_randomness).unwrap();
@@ -134,8 +134,7 @@ pub(crate) fn the_benchmark_reports_what_its_session_measured() {
         limits: crate::limits(),
     };
     let report = bench_mpc(&bench, &BenchInput { batch: &batch(size), embedded: &x, logits: Some(&clear) }).unwrap();
-    let cost =
-        compile(&spec(), &Options { mode: Mode::Exact, policy: POLICY, batch: size.batch, tokens: size.tokens }).unwrap().cost();
+    let cost = compile(&spec(), &Options::new(Mode::Exact, POLICY, size.batch, size.tokens)).unwrap().cost();
     assert_eq!(report.rounds, cost.rounds);
     assert_eq!(report.dealer_bytes, cost.dealer_bytes.map(|b| b + 32));
     for sent in report.online_bytes_sent {
