@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sprint_artifacts::{ArtifactId, Manifest, Secrecy, Store};
 use sprint_stage_api::StageError;
 
-use crate::errors::store_error;
+use crate::errors::{Put, store_error};
 
 /// Totals over all messages; seconds and bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,10 +64,10 @@ impl MpcCost {
     }
 
     /// Stores it.
-    pub(crate) fn store(&self, store: &Store) -> Result<ArtifactId, StageError> {
+    pub(crate) fn store(&self, to: &impl Put) -> Result<ArtifactId, StageError> {
         let json = serde_json::to_vec_pretty(self).map_err(|e| StageError::permanent(e.to_string()))?;
         let builder = Manifest::builder("mpc-cost@1", Secrecy::Public).bytes("mpc-cost.json", json);
-        Ok(store.put_artifact(builder).map_err(store_error)?.0)
+        to.put(builder)
     }
 
     /// Reads a stored one.

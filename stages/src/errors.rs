@@ -1,31 +1,33 @@
-//! Engine and store errors, sorted into the classes a scheduler acts on.
+//! What stages and the store say to each other: errors in the classes a scheduler acts on, and artifacts.
 
-use std::error::Error;
-
-use sprint_artifacts::StoreError;
-use sprint_stage_api::{ErrorClass, StageError};
+use sprint_artifacts::{ArtifactId, ManifestBuilder, Store, StoreError};
+pub(crate) use sprint_stage_api::with_causes;
+use sprint_stage_api::{PRIVATE, StageContext, StageError};
 
 /// A failure of the store.
 pub(crate) fn store_error(error: StoreError) -> StageError {
-    let class = match &error {
-        StoreError::DiskFull { .. } => ErrorClass::Refused,
-        e if e.is_integrity() => ErrorClass::Integrity,
-        _ => ErrorClass::Transient,
-    };
-    StageError::new(class, with_causes(&error))
+    StageError::of_store(&error)
 }
 
-/// An error and its chain of causes in one line.
-pub(crate) fn with_causes(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        next = cause.source();
+/// `builder`, stamped if no privacy claim holds for it.
+pub(crate) fn stamped(builder: ManifestBuilder, private: bool) -> ManifestBuilder {
+    if private { builder } else { builder.meta(PRIVATE, false) }
+}
+
+/// Where artifacts are put: a stage's context, which stamps them, or, in tests, a store.
+pub(crate) trait Put {
+    /// Stores one.
+    fn put(&self, builder: ManifestBuilder) -> Result<ArtifactId, StageError>;
+}
+
+impl Put for StageContext<'_> {
+    fn put(&self, builder: ManifestBuilder) -> Result<ArtifactId, StageError> {
+        StageContext::put(self, builder)
     }
-    line
+}
+
+impl Put for Store {
+    fn put(&self, builder: ManifestBuilder) -> Result<ArtifactId, StageError> {
+        Ok(self.put_artifact(builder).map_err(store_error)?.0)
+    }
 }

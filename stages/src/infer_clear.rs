@@ -89,7 +89,7 @@ impl Stage for InferClear {
         for (metric, value) in predictions.scores() {
             ctx.log(format!("{}: {}", metric.name(), value.map_or_else(|| "undefined".to_owned(), |v| format!("{v:.4}"))));
         }
-        Ok(StageOutputs::new().with("predictions", predictions.store(ctx.store())?))
+        Ok(StageOutputs::new().with("predictions", predictions.store(ctx)?))
     }
 }
 

@@ -11,7 +11,7 @@ use sprint_model::checkpoint::{params_from_safetensors, params_to_safetensors};
 use sprint_model::{Checkpoint, ModelSpec, ParamPath, TensorData, Tuning};
 use sprint_stage_api::{ErrorClass, StageContext, StageError};
 
-use crate::errors::{store_error, with_causes};
+use crate::errors::{Put, stamped, store_error, with_causes};
 
 const BASE: &str = "base.safetensors";
 const TRAINED: &str = "trained.safetensors";
@@ -60,12 +60,13 @@ pub(crate) fn pretrained(ctx: &StageContext<'_>, port: &str) -> Result<Pretraine
 
 /// Stores a model.
 pub(crate) fn store(
-    store: &Store,
+    to: &impl Put,
     pretrained: Pretrained,
     spec: ModelSpec,
     trained: &BTreeMap<ParamPath, TensorData>,
     tuning: Tuning,
     task: &str,
+    private: bool,
 ) -> Result<ArtifactId, StageError> {
     let encoded = |e: &dyn std::error::Error| StageError::permanent(format!("encoding the model: {}", with_causes(e)));
     let meta = ModelMeta { version: VERSION, spec, base: pretrained.checkpoint.spec().clone(), tuning, task: task.to_owned() };
@@ -73,7 +74,7 @@ pub(crate) fn store(
     let trained = params_to_safetensors(trained).map_err(|e| encoded(&e))?;
     let builder =
         Manifest::builder("model@1", Secrecy::Secret).bytes(META, json).bytes(BASE, pretrained.weights).bytes(TRAINED, trained);
-    Ok(store.put_artifact(builder).map_err(store_error)?.0)
+    to.put(stamped(builder, private))
 }
 
 /// Reads a stored model: its metadata, and every parameter of its spec.

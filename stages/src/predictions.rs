@@ -8,7 +8,7 @@ use sprint_model::{Example, Label};
 use sprint_stage_api::StageError;
 
 use crate::dataset::DatasetMeta;
-use crate::errors::store_error;
+use crate::errors::{Put, store_error};
 use crate::glue::{Metric, Scores};
 
 /// The version of `predictions.json`.
@@ -113,10 +113,10 @@ impl Predictions {
     }
 
     /// Stores them.
-    pub(crate) fn store(&self, store: &Store) -> Result<ArtifactId, StageError> {
+    pub(crate) fn store(&self, to: &impl Put) -> Result<ArtifactId, StageError> {
         let json = serde_json::to_vec(self).map_err(|e| StageError::permanent(e.to_string()))?;
         let builder = Manifest::builder("predictions@1", Secrecy::Secret).bytes("predictions.json", json);
-        Ok(store.put_artifact(builder).map_err(store_error)?.0)
+        to.put(builder)
     }
 
     /// Reads stored ones.

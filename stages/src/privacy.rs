@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sprint_artifacts::{ArtifactId, Manifest, Secrecy, Store};
 use sprint_stage_api::StageError;
 
-use crate::errors::store_error;
+use crate::errors::{Put, stamped, store_error};
 
 /// The file of the artifact.
 const FILE: &str = "privacy-report.json";
@@ -48,10 +48,10 @@ impl PrivacyDocument {
     }
 
     /// Stores it.
-    pub(crate) fn store(&self, store: &Store) -> Result<ArtifactId, StageError> {
+    pub(crate) fn store(&self, to: &impl Put) -> Result<ArtifactId, StageError> {
         let json = serde_json::to_vec_pretty(self).map_err(|e| StageError::permanent(e.to_string()))?;
         let builder = Manifest::builder("privacy-report@1", Secrecy::Public).bytes(FILE, json);
-        Ok(store.put_artifact(builder).map_err(store_error)?.0)
+        to.put(stamped(builder, self.claim.private))
     }
 
     /// Reads a stored one.

@@ -118,7 +118,7 @@ impl Stage for Share {
             .bytes(META_FILE, serde_json::to_vec_pretty(&about).map_err(|e| failed(&e))?)
             .bytes(EMBEDDINGS_FILE, embeddings(&checkpoint).map_err(|e| failed(&e))?)
             .bytes(PUBLIC_FILE, shared.public);
-        let put = |builder| ctx.store().put_artifact(builder).map(|(id, _)| id).map_err(store_error);
+        let put = |builder| ctx.put(builder);
         let mut outputs = StageOutputs::new().with("public", put(public)?);
         for (party, (port, share)) in (0_u8..).zip(["share0", "share1"].into_iter().zip(shared.shares)) {
             let kind = format!("share-{party}@1");

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use serde_json::Value;
 use sprint_artifacts::{ArtifactId, Manifest, Store, StoreOptions};
 use sprint_stage_api::{
-    CheckpointAccess, ContextParts, EventSink, InputArtifact, Inputs, Stage, StageContext, StageError, StageEvent, StageOutputs,
+    Ancestor, CheckpointAccess, ContextParts, EventSink, InputArtifact, Inputs, Stage, StageContext, StageError, StageEvent,
+    StageOutputs,
 };
 
 /// A store in a temporary folder and everything else a stage touches.
@@ -18,6 +19,7 @@ pub(crate) struct Bench {
     pub(crate) events: Events,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) inputs: Inputs,
+    pub(crate) ancestors: Vec<Ancestor>,
     pub(crate) axes: BTreeMap<String, String>,
 }
 
@@ -77,6 +79,7 @@ impl Bench {
             events: Events::default(),
             env: BTreeMap::new(),
             inputs: Inputs::new(),
+            ancestors: Vec::new(),
             axes: BTreeMap::new(),
             dir,
         }
@@ -130,6 +133,7 @@ impl Bench {
             store: &self.store,
             params,
             inputs: &self.inputs,
+            ancestors: &self.ancestors,
             scratch: self.dir.path().join("scratch"),
             attempt: 1,
             axes: &self.axes,

@@ -64,6 +64,7 @@ fn call(
         store,
         params: &request.params,
         inputs: &request.inputs,
+        ancestors: &request.ancestors,
         scratch: scratch.to_owned(),
         attempt: request.attempt,
         axes: &request.axes,

@@ -47,6 +47,8 @@ pub(super) enum Message {
 }
 
 /// How often the result of another run is looked for.
+/// The entry of a record's metrics that says how long the attempt took.
+const SECONDS: &str = "seconds";
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Something to do later.
@@ -254,6 +256,7 @@ impl Dispatcher {
         node.phase = Phase::Hit;
         node.identity = Some(crate::plan::Outputs::Artifacts(record.outputs.clone()));
         node.artifacts.clone_from(&record.outputs);
+        node.seconds = record.metrics.get(SECONDS).copied();
         let key = record.key();
         let key = Some(key);
         self.emit(RunEvent::StageHit { stage: self.id(index), key, outputs: record.outputs })
@@ -319,7 +322,7 @@ impl Dispatcher {
         let spec = stage.kind().spec();
         let seconds = attempt.began.elapsed().as_secs_f64();
         let mut metrics = attempt.metrics.clone();
-        metrics.insert("seconds".to_owned(), seconds);
+        metrics.insert(SECONDS.to_owned(), seconds);
         let record = ResultRecord {
             kind: format!("{}@{}", spec.kind, spec.version),
             stage: self.id(index).to_string(),
@@ -345,6 +348,7 @@ impl Dispatcher {
         let never = self.set.workflow.stage_of(&self.set.workflow.instances()[index]).cache() == CachePolicy::Never;
         let node = &mut self.nodes[index];
         node.phase = Phase::Ran;
+        node.seconds = Some(seconds);
         node.claim = None;
         if !never {
             node.identity = Some(crate::plan::Outputs::Artifacts(node.artifacts.clone()));

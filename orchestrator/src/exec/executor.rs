@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sprint_artifacts::{ActionKey, ArtifactId};
-use sprint_stage_api::{Inputs, StageError, StageEvent};
+use sprint_stage_api::{Ancestor, Inputs, StageError, StageEvent};
 use tokio::sync::mpsc;
 
 use crate::workflow::InstanceId;
@@ -68,6 +68,8 @@ pub struct Intent {
     pub params: Arc<serde_json::Value>,
     /// Inputs by port.
     pub inputs: Inputs,
+    /// Every instance it depends on.
+    pub ancestors: Vec<Ancestor>,
     /// Which attempt, from 1.
     pub attempt: u32,
     /// The instance's coordinates.

@@ -140,6 +140,7 @@ fn release_intent(
         key: lease.key,
         params: Arc::new(lease.intent.params),
         inputs: lease.intent.inputs,
+        ancestors: Vec::new(),
         attempt: lease.attempt,
         axes: stage.axes().iter().cloned().collect(),
         env: host.env.clone(),

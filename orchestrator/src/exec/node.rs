@@ -80,6 +80,8 @@ pub(super) struct Node {
     pub(super) identity: Option<Outputs>,
     /// What consumers read.
     pub(super) artifacts: BTreeMap<String, ArtifactId>,
+    /// Wall seconds of the attempt that made them.
+    pub(super) seconds: Option<f64>,
     /// Attempts begun in this run, earlier processes included.
     pub(super) attempts: u32,
     /// Attempts failed in this process.
@@ -108,6 +110,7 @@ impl Node {
             keyed: None,
             identity: None,
             artifacts: BTreeMap::new(),
+            seconds: None,
             attempts,
             failures: 0,
             attempt: None,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sprint_artifacts::{ActionKey, ArtifactId};
-use sprint_stage_api::{Inputs, StageError, StageEvent};
+use sprint_stage_api::{Ancestor, Inputs, StageError, StageEvent};
 
 use super::executor::{Intent, Operation};
 use crate::workflow::InstanceId;
@@ -32,6 +32,7 @@ pub(super) struct Request {
     pub(super) key: ActionKey,
     pub(super) params: serde_json::Value,
     pub(super) inputs: Inputs,
+    pub(super) ancestors: Vec<Ancestor>,
     pub(super) attempt: u32,
     pub(super) axes: BTreeMap<String, String>,
     pub(super) env: BTreeMap<String, String>,
@@ -53,6 +54,7 @@ impl Request {
             key: intent.key,
             params: (*intent.params).clone(),
             inputs: intent.inputs.clone(),
+            ancestors: intent.ancestors.clone(),
             attempt: intent.attempt,
             axes: intent.axes.clone(),
             env: (*intent.env).clone(),

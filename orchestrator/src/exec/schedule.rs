@@ -1,8 +1,8 @@
 //! What happens next: keys become known, results are looked up, what must run is started as soon as it may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sprint_stage_api::{CachePolicy, Effect, InputArtifact, Inputs};
+use sprint_stage_api::{Ancestor, CachePolicy, Effect, InputArtifact, Inputs};
 use tokio::time::Instant;
 
 use super::dispatcher::{Dispatcher, Timer};
@@ -184,6 +184,7 @@ impl Dispatcher {
             key: self.nodes[index].keyed.as_ref().expect("wanted once its key is known").key,
             params: instance.params.clone(),
             inputs: self.inputs(index),
+            ancestors: self.ancestors(index),
             attempt,
             axes: instance.axes(),
             env: self.set.host.env.clone(),
@@ -210,6 +211,24 @@ impl Dispatcher {
             (port.clone(), artifacts)
         });
         ports.collect()
+    }
+
+    /// Everything the instance depends on, in the workflow's order.
+    fn ancestors(&self, index: usize) -> Vec<Ancestor> {
+        let mut found = BTreeSet::new();
+        let mut open = self.nodes[index].before.clone();
+        while let Some(next) = open.pop() {
+            if found.insert(next) {
+                open.extend(&self.nodes[next].before);
+            }
+        }
+        let instances = self.set.workflow.instances();
+        let ancestor = |i: usize| Ancestor {
+            stage: instances[i].id().stage().to_owned(),
+            axes: instances[i].axes(),
+            seconds: self.nodes[i].seconds,
+        };
+        found.into_iter().map(ancestor).collect()
     }
 
     /// Nothing is under way and nothing could start: what is left is not needed, or will not be.

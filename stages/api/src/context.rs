@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sprint_artifacts::{ArtifactId, Store};
+use sprint_artifacts::encode::Value;
+use sprint_artifacts::{ArtifactId, ManifestBuilder, Store};
 
 use crate::{EventSink, StageError, StageEvent};
 
@@ -17,6 +18,21 @@ pub struct InputArtifact {
     pub axes: BTreeMap<String, String>,
     /// The artifact.
     pub id: ArtifactId,
+}
+
+/// The metadata entry of an artifact for which no privacy claim holds: `false`. Absent otherwise.
+pub const PRIVATE: &str = "private";
+
+/// A stage instance that the one being run depends on, directly or through others.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ancestor {
+    /// Its stage's name in the workflow.
+    pub stage: String,
+    /// Its coordinates.
+    pub axes: BTreeMap<String, String>,
+    /// Wall seconds of the attempt that made its result, whenever that was; `None` if its record does not say.
+    pub seconds: Option<f64>,
 }
 
 /// All inputs by port name; a port without `gather` has exactly one artifact.
@@ -42,6 +58,7 @@ pub struct StageContext<'a> {
     pub(crate) store: &'a Store,
     pub(crate) params: &'a serde_json::Value,
     pub(crate) inputs: &'a Inputs,
+    pub(crate) ancestors: &'a [Ancestor],
     pub(crate) scratch: PathBuf,
     pub(crate) attempt: u32,
     pub(crate) axes: &'a BTreeMap<String, String>,
@@ -61,6 +78,8 @@ pub struct ContextParts<'a> {
     pub params: &'a serde_json::Value,
     /// Inputs by port.
     pub inputs: &'a Inputs,
+    /// Every instance this one depends on. Not in the action key: what is made from it may differ between machines, as times do.
+    pub ancestors: &'a [Ancestor],
     /// A directory for this attempt alone, removed afterwards.
     pub scratch: PathBuf,
     /// Which attempt this is, from 1.
@@ -84,9 +103,22 @@ pub struct ContextParts<'a> {
 impl<'a> StageContext<'a> {
     /// Assembles a context; done by executors and tests.
     pub fn new(parts: ContextParts<'a>) -> Self {
-        let ContextParts { store, params, inputs, scratch, attempt, axes, events, checkpoints, cancelled, env, base, cpus } =
-            parts;
-        Self { store, params, inputs, scratch, attempt, axes, events, checkpoints, cancelled, env, base, cpus }
+        let ContextParts {
+            store,
+            params,
+            inputs,
+            ancestors,
+            scratch,
+            attempt,
+            axes,
+            events,
+            checkpoints,
+            cancelled,
+            env,
+            base,
+            cpus,
+        } = parts;
+        Self { store, params, inputs, ancestors, scratch, attempt, axes, events, checkpoints, cancelled, env, base, cpus }
     }
 
     /// The artifact store.
@@ -117,6 +149,24 @@ impl<'a> StageContext<'a> {
     /// All artifacts on a gathering `port`, in the order of their axes.
     pub fn gathered(&self, port: &str) -> &[InputArtifact] {
         self.inputs.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every instance this one depends on, in the workflow's order.
+    pub fn ancestors(&self) -> &[Ancestor] {
+        self.ancestors
+    }
+
+    /// Stores an artifact. It is stamped `private: false` if any input is: what is made from a model whose noise can be reproduced
+    /// carries no privacy claim either.
+    pub fn put(&self, builder: ManifestBuilder) -> Result<ArtifactId, StageError> {
+        let mut builder = builder;
+        for input in self.inputs.values().flatten() {
+            let manifest = self.store.read_artifact(&input.id).map_err(|e| StageError::of_store(&e))?;
+            if manifest.meta().get(PRIVATE) == Some(&Value::Bool(false)) {
+                builder = builder.meta(PRIVATE, false);
+            }
+        }
+        Ok(self.store.put_artifact(builder).map_err(|e| StageError::of_store(&e))?.0)
     }
 
     /// A directory for this attempt alone.

@@ -1,6 +1,7 @@
 //! How a stage fails, in classes the scheduler can act on.
 
 use serde::{Deserialize, Serialize};
+use sprint_artifacts::StoreError;
 
 /// What the scheduler does with a failure. The class comes from the stage, never from matching text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,12 +54,37 @@ impl StageError {
         Self::new(ErrorClass::Transient, message)
     }
 
+    /// A failure of the store.
+    pub fn of_store(error: &StoreError) -> Self {
+        let class = match error {
+            StoreError::DiskFull { .. } => ErrorClass::Refused,
+            e if e.is_integrity() => ErrorClass::Integrity,
+            _ => ErrorClass::Transient,
+        };
+        Self::new(class, with_causes(error))
+    }
+
     /// Adds what the user can do about it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
+}
+
+/// An error and its chain of causes in one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        next = cause.source();
+    }
+    line
 }
 
 /// One thing wrong with a stage's parameters, found before anything runs.

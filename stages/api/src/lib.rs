@@ -11,9 +11,9 @@ mod event;
 mod registry;
 mod stage;
 
-pub use context::{CheckpointAccess, ContextParts, InputArtifact, Inputs, StageContext, StageOutputs};
+pub use context::{Ancestor, CheckpointAccess, ContextParts, InputArtifact, Inputs, PRIVATE, StageContext, StageOutputs};
 pub use effect::{CachePolicy, Effect};
-pub use error::{ErrorClass, ParamProblem, StageError};
+pub use error::{ErrorClass, ParamProblem, StageError, with_causes};
 pub use event::{EventSink, StageEvent};
 pub use registry::{Registry, RegistryError};
 pub use stage::{InputPort, OutputPort, Stage, StageSpec};

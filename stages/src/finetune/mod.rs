@@ -23,7 +23,7 @@ use sprint_train::{
 };
 
 use crate::dataset::{self, Split};
-use crate::errors::{store_error, with_causes};
+use crate::errors::{stamped, with_causes};
 use crate::model::{self, Pretrained};
 use crate::params as parameters;
 use crate::privacy::{PrivacyClaim, PrivacyDocument};
@@ -84,13 +84,14 @@ impl Stage for Finetune {
         if !document.claim.private {
             ctx.log("this model is NOT private: it was trained without noise, or with noise that a public seed reproduces");
         }
-        let report = document.store(ctx.store())?;
+        let report = document.store(ctx)?;
         let history =
             serde_json::to_vec(&json!({"version": 1, "steps": trained.history, "rejected_examples": trained.rejected_examples}));
         let history = history.map_err(|e| StageError::permanent(e.to_string()))?;
         let history = Manifest::builder("history@1", Secrecy::Secret).bytes("history.json", history);
-        let (history, _) = ctx.store().put_artifact(history).map_err(store_error)?;
-        let model = model::store(ctx.store(), pretrained, trained.spec, &trained.params, config.tuning(), &meta.task)?;
+        let private = document.claim.private;
+        let history = ctx.put(stamped(history, private))?;
+        let model = model::store(ctx, pretrained, trained.spec, &trained.params, config.tuning(), &meta.task, private)?;
         Ok(StageOutputs::new().with("model", model).with("report", report).with("history", history))
     }
 }

@@ -91,6 +91,7 @@ fn a_stopped_run_goes_on_from_its_checkpoint_and_charges_every_attempt() {
     let claim = document(&bench, &outputs).claim;
     assert!(claim.steps.expect("charged") > 12, "repeated steps are charged: {claim:?}");
     assert!(claim.private && claim.epsilon.expect("claimed") > 0.0);
+    assert_eq!(bench.output(&outputs, "model").0.meta().get("private"), None);
     assert!(bench.events.lines().iter().any(|l| l.contains("continuing from a checkpoint")));
 }
 
@@ -104,6 +105,9 @@ fn a_run_without_privacy_and_a_run_with_a_seed_are_stamped() {
         let claim = document(&bench, &outputs).claim;
         assert!(!claim.private && claim.epsilon.is_none(), "{claim:?}");
         assert!(bench.events.lines().iter().any(|l| l.contains("NOT private")));
+        for port in ["model", "report", "history"] {
+            assert_eq!(bench.output(&outputs, port).0.meta().get("private"), Some(&false.into()), "{port}");
+        }
     }
 }
 

@@ -167,7 +167,7 @@ impl Stage for InferMpc {
         let predictions = Predictions::new(&meta, "mpc", &examples, plan.rows.clone(), logits)?;
         let cost = cost(&meter, plan.rows.len() as u64, wall_s);
         report(ctx, &cost);
-        let (predictions, cost) = (predictions.store(ctx.store())?, cost.store(ctx.store())?);
+        let (predictions, cost) = (predictions.store(ctx)?, cost.store(ctx)?);
         Ok(StageOutputs::new().with("predictions", predictions).with("cost", cost))
     }
 }

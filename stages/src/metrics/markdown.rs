@@ -43,10 +43,35 @@ pub(super) fn render(table: &Table) -> String {
         cells.extend(rest(row));
         line(&mut out, &cells);
     }
+    seconds(&mut out, table, &axes);
     if table.rows.iter().any(|r| r.privacy.as_ref().is_none_or(|p| !p.claim.private)) {
         out.push_str("\nRows whose ε is marked \"none\" make no privacy claim.\n");
     }
     out
+}
+
+/// Seconds by stage: a table of its own, as wide as the workflow has stages.
+fn seconds(out: &mut String, table: &Table, axes: &BTreeSet<&str>) {
+    let mut stages: Vec<&str> = Vec::new();
+    for (stage, _) in table.rows.iter().flat_map(|r| &r.seconds) {
+        if !stages.contains(&stage.as_str()) {
+            stages.push(stage);
+        }
+    }
+    if stages.is_empty() {
+        return;
+    }
+    out.push('\n');
+    let head: Vec<String> = axes.iter().copied().chain(["seconds in"]).chain(stages.iter().copied()).map(str::to_owned).collect();
+    line(out, &head);
+    line(out, &vec!["---".to_owned(); head.len()]);
+    for row in &table.rows {
+        let mut cells: Vec<String> = axes.iter().map(|a| row.axes.get(*a).cloned().unwrap_or_else(unknown)).collect();
+        cells.push(String::new());
+        let of = |stage: &&str| row.seconds.iter().find(|(s, _)| s == stage).and_then(|(_, t)| *t);
+        cells.extend(stages.iter().map(|s| shown(of(s), |t| format!("{t:.1}"))));
+        line(out, &cells);
+    }
 }
 
 fn line(out: &mut String, cells: &[String]) {

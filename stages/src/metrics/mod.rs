@@ -17,7 +17,6 @@ use sprint_stage_api::{
 };
 
 use crate::cost::MpcCost;
-use crate::errors::store_error;
 use crate::params::{self, Params};
 use crate::predictions::Predictions;
 use crate::privacy::PrivacyDocument;
@@ -89,6 +88,7 @@ impl Stage for Metrics {
             gather(ctx, "mpc", Predictions::load)?,
             gather(ctx, "reports", PrivacyDocument::load)?,
             gather(ctx, "costs", MpcCost::load)?,
+            ctx.ancestors(),
         )?;
         let markdown = markdown::render(&table);
         markdown.lines().for_each(|line| ctx.log(line));
@@ -100,8 +100,7 @@ impl Stage for Metrics {
             Ok(None) => ctx.log(format!("no picture: {} is not a numeric axis of these results", params.plot_by)),
             Err(e) => return Err(StageError::permanent(format!("drawing the picture: {e}"))),
         }
-        let (id, _) = ctx.store().put_artifact(builder).map_err(store_error)?;
-        Ok(StageOutputs::new().with("table", id))
+        Ok(StageOutputs::new().with("table", ctx.put(builder)?))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use sprint_stage_api::StageError;
+use sprint_stage_api::{Ancestor, StageError};
 
 use crate::cost::MpcCost;
 use crate::glue::Metric;
@@ -36,6 +36,8 @@ pub(super) struct Row {
     pub(super) agreement: Option<Agreement>,
     pub(super) privacy: Option<PrivacyDocument>,
     pub(super) cost: Option<MpcCost>,
+    /// The stages it came from and how long each took, in the workflow's order.
+    pub(super) seconds: Vec<(String, Option<f64>)>,
 }
 
 /// Metrics over some rows of the validation split.
@@ -61,6 +63,7 @@ impl Table {
         mpc: Vec<Gathered<Predictions>>,
         reports: Vec<Gathered<PrivacyDocument>>,
         costs: Vec<Gathered<MpcCost>>,
+        ancestors: &[Ancestor],
     ) -> Result<Self, StageError> {
         let mut rows = Vec::new();
         if mpc.is_empty() {
@@ -72,6 +75,9 @@ impl Table {
             let base = the_one("clear", &clear, &one.axes)?
                 .ok_or_else(|| StageError::permanent(format!("inputs.clear has nothing for {:?}", one.axes)))?;
             rows.push(Row::new(one.axes.clone(), base, Some(&one.value), &reports, &costs)?);
+        }
+        for row in &mut rows {
+            row.took(ancestors);
         }
         rows.sort_by(|a, b| a.axes.cmp(&b.axes));
         Ok(Self { rows })
@@ -105,7 +111,16 @@ impl Row {
         let cost = the_one("costs", costs, &axes)?.cloned();
         let agreement = mpc.map(|mpc| Agreement::between(clear, mpc)).transpose()?;
         let measured = |p: &Predictions| Measured { n: p.rows.len(), scores: p.scores() };
-        Ok(Self { axes, task: clear.task.clone(), clear: measured(clear), mpc: mpc.map(measured), agreement, privacy, cost })
+        Ok(Self {
+            axes,
+            task: clear.task.clone(),
+            clear: measured(clear),
+            mpc: mpc.map(measured),
+            agreement,
+            privacy,
+            cost,
+            seconds: Vec::new(),
+        })
     }
 
     fn to_json(&self) -> Value {
@@ -118,7 +133,14 @@ impl Row {
             "max_logit_diff": self.agreement.as_ref().map(|a| a.max_logit_diff),
             "privacy": self.privacy.as_ref().map(|p| &p.claim),
             "mpc_cost": self.cost.as_ref().map(MpcCost::per_message),
+            "seconds": self.seconds.iter().cloned().collect::<BTreeMap<_, _>>(),
         })
+    }
+
+    /// Notes how long the stages took whose coordinates are the row's.
+    fn took(&mut self, ancestors: &[Ancestor]) {
+        let own = |a: &&Ancestor| a.axes.iter().all(|(axis, at)| self.axes.get(axis) == Some(at));
+        self.seconds = ancestors.iter().filter(own).map(|a| (a.stage.clone(), a.seconds)).collect();
     }
 }
 

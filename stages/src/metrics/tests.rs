@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sprint_artifacts::Secrecy;
-use sprint_stage_api::{Stage, StageError};
+use sprint_stage_api::{Ancestor, Stage, StageError};
 
 use super::Metrics;
 use crate::cost::MpcCost;
@@ -154,6 +154,31 @@ fn a_run_without_privacy_claims_none() {
     assert_eq!(table["rows"][0]["privacy"]["private"], false);
     assert_eq!(table["rows"][0]["privacy"]["epsilon"], Value::Null);
     assert!(String::from_utf8_lossy(&files["table.md"]).contains("no privacy claim"));
+    let outputs = bench.run(&Metrics::new(), &json!({})).expect("runs");
+    assert_eq!(bench.output(&outputs, "table").0.meta().get("private"), Some(&false.into()), "what is made from it says so too");
+}
+
+#[test]
+fn a_row_says_how_long_the_stages_it_came_from_took() {
+    let mut bench = Bench::new();
+    connect(&mut bench, "8", 0.0);
+    connect(&mut bench, "1", 0.0);
+    let ancestor = |stage: &str, epsilon: Option<&str>, seconds| Ancestor {
+        stage: stage.to_owned(),
+        axes: epsilon.map(|e| ("epsilon".to_owned(), e.to_owned())).into_iter().collect(),
+        seconds,
+    };
+    bench.ancestors = vec![
+        ancestor("mail", None, Some(0.25)),
+        ancestor("finetune", Some("1"), Some(40.0)),
+        ancestor("finetune", Some("8"), Some(42.0)),
+        ancestor("private", Some("8"), None),
+    ];
+    let (table, files) = table(&bench).expect("runs");
+    assert_eq!(table["rows"][0]["seconds"], json!({"mail": 0.25, "finetune": 40.0}));
+    assert_eq!(table["rows"][1]["seconds"], json!({"mail": 0.25, "finetune": 42.0, "private": null}));
+    let text = String::from_utf8(files["table.md"].clone()).expect("UTF-8");
+    assert!(text.contains("| 8 | mail |  | 0.2 | 42.0 | – |"), "{text}");
 }
 
 #[test]
