@@ -7,7 +7,6 @@
 mod calibration;
 pub mod checkpoint;
 mod config;
-#[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
 mod encoder;
 mod engine;

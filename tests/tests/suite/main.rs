@@ -4,4 +4,5 @@ mod binary;
 mod cli;
 mod interrupts;
 mod privacy;
+mod sentence;
 mod workflow;
