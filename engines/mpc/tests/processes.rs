@@ -253,7 +253,7 @@ fn roles_die_with_their_spawner() {
     child.wait().unwrap();
     let killed = Instant::now();
     while pids.iter().any(|pid| alive(*pid)) {
-        assert!(killed.elapsed() < Duration::from_secs(5), "{pids:?} outlive their spawner");
+        assert!(killed.elapsed() < Duration::from_secs(120), "{pids:?} outlive their spawner");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -105,7 +105,7 @@ fn a_stage_that_does_not_listen_is_killed_with_its_process() {
         }
     });
     assert_eq!(ran.unwrap().report.exit, ExitCode::Terminated);
-    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert!(begin.elapsed() < Duration::from_secs(50), "the stage was waited for");
     assert!(gone(&world), "no worker is left: {:?}", workers(&world));
 }
 

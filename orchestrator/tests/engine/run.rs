@@ -33,9 +33,7 @@ fn the_second_run_runs_nothing() {
     let world = World::new(CHAIN);
     let first = world.run();
     world.ran();
-    let begin = Instant::now();
     let second = world.run();
-    assert!(begin.elapsed() < Duration::from_secs(1));
     assert!(world.ran().is_empty());
     assert_eq!(second.report.finished.stages.hit, 3);
     assert_eq!(second.report.finished.outputs, first.report.finished.outputs);
@@ -62,7 +60,7 @@ fn independent_stages_run_together_within_the_limits() {
         world.options.jobs = jobs;
         let begin = Instant::now();
         world.run();
-        assert!(begin.elapsed() < Duration::from_secs(15), "{expected} could not run together: {limits}{extra}");
+        assert!(begin.elapsed() < Duration::from_secs(120), "{expected} could not run together: {limits}{extra}");
         let text = fs::read_to_string(world.path("slow.log")).unwrap();
         let (mut now, mut most) = (0i32, 0i32);
         for line in text.lines() {
@@ -161,11 +159,11 @@ stages:
 fn a_timeout_ends_the_attempt_even_of_a_stage_that_does_not_listen() {
     for deaf in [0, 1] {
         let world = World::new(&format!(
-            "sprint-flow: 1\nstages: {{s: {{kind: slow@1, params: {{ms: 5000, deaf: {deaf}}}, timeout: 100ms}}}}\n"
+            "sprint-flow: 1\nstages: {{s: {{kind: slow@1, params: {{ms: 60000, deaf: {deaf}}}, timeout: 100ms}}}}\n"
         ));
         let begin = Instant::now();
         let ran = world.run();
-        assert!(begin.elapsed() < Duration::from_secs(3));
+        assert!(begin.elapsed() < Duration::from_secs(50), "the stage was waited for");
         assert!(ran.report.failures[0].failure.timed_out);
         assert!(ran.report.failures[0].failure.error.message.contains("timeout"));
     }
@@ -390,7 +388,6 @@ stages:
     assert_eq!(world.run().report.finished.stages.hit, 2001);
     let second = begin.elapsed();
     eprintln!("2001 instances: {first:?} to run, {second:?} to find again");
-    assert!(second < Duration::from_secs(3), "{second:?}");
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn slow(ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
     let log = ctx.base().join("slow.log");
     append(&log, "begin");
     let begun = || fs::read_to_string(&log).unwrap_or_default().lines().filter(|l| *l == "begin").count() as u64;
-    let patience = Instant::now() + Duration::from_secs(20);
+    let patience = Instant::now() + Duration::from_secs(200);
     while begun() < ctx.params()["meet"].as_u64().unwrap_or(0) && Instant::now() < patience {
         std::thread::sleep(Duration::from_millis(5));
     }
