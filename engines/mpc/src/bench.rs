@@ -124,7 +124,7 @@ pub struct BenchReport {
     pub dealer_bytes: [u64; 2],
     /// Processor seconds after set-up, offline and online.
     pub cpu_s: ByRole<f64>,
-    /// Processor seconds between request and output share, receiving material left out.
+    /// Processor seconds between request and output share: of all threads, receiving material of other inferences left out.
     pub cpu_online_s: ByParty<f64>,
     /// Largest resident set of each process's whole life, set-up included.
     pub peak_rss: ByRole<Option<u64>>,

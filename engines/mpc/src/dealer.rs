@@ -218,7 +218,7 @@ impl Intake {
     fn fill(&self, reader: &mut LinkReader, spool: &mut Spool, want: Want) -> Result<(), RoleError> {
         let inference = want.inference;
         let mut left = shape_of(&*self.workload, want.program, inference)?.dealer_bytes[self.me.index()];
-        let mut past = None;
+        let (mut past, mut cpu) = (None, thread_cpu_s());
         while left > 0 {
             let most = usize::try_from(left).unwrap_or(MAX_CHUNK).min(MAX_CHUNK);
             let receive = reader.recv_prefixed(Kind::Chunk, CHUNK_TAG, CHUNK_TAG + most, What::Material { inference });
@@ -226,7 +226,9 @@ impl Intake {
             let index = check_tag(&got, self.session, inference, past)?;
             past = Some(index);
             left -= bytes.len() as u64;
-            self.stock.put(inference, bytes, spool, thread_cpu_s())?;
+            let now = thread_cpu_s();
+            self.stock.put(inference, bytes, spool, now - cpu)?;
+            cpu = now;
         }
         self.stock.complete(inference);
         Ok(())

@@ -35,7 +35,8 @@ pub struct InferenceMeter {
     pub material_wait_s: f64,
     /// Of which waiting for the other party.
     pub peer_wait_s: f64,
-    /// Processor seconds of all threads but the one that receives material.
+    /// Processor seconds, user and system, of all threads of the process from the request to the output share: gates, network, hashing,
+    /// the ledger, reading spooled material. Only receiving material of *other* inferences is left out.
     pub cpu_online_s: f64,
 }
 

@@ -195,7 +195,7 @@ impl Party {
         let index = self.ensure_order(request.program)?;
         self.orders.open.pop_front();
         let watch = Stopwatch::start();
-        let before = (self.peer.traffic(), self.stock.reader_cpu_s());
+        let before = (self.peer.traffic(), self.stock.others_cpu_s(index));
         self.ledger.burn(self.binding.batch, index..index + 1)?;
         let nonce = self.begin(request, index, &input.public)?;
         self.order_ahead()?;
@@ -208,7 +208,7 @@ impl Party {
         self.compare_transcripts(index)?;
         self.release(request, shape, output, &nonce)?;
 
-        let after = (self.peer.traffic(), self.stock.reader_cpu_s());
+        let after = (self.peer.traffic(), self.stock.others_cpu_s(index));
         Ok(InferenceMeter {
             index,
             program: request.program,

@@ -13,6 +13,11 @@ use crate::Role;
 use crate::net::Identity;
 use crate::roles::{Event, Settings};
 
+/// A role takes and drops megabytes thousands of times an inference. Left to itself, glibc's allocator returns them to the system and
+/// fetches them again, and page faults become a third of all work; told to keep them, it fetches each page once. Other allocators ignore this.
+const ALLOCATOR: (&str, &str) =
+    ("GLIBC_TUNABLES", "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296");
+
 /// What a child's standard output gives.
 #[derive(Debug)]
 pub(super) enum Heard {
@@ -37,6 +42,7 @@ impl Process {
         let mut child = Command::new(binary)
             .args(args)
             .arg(role.name())
+            .env(ALLOCATOR.0, ALLOCATOR.1)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

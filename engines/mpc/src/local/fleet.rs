@@ -1,6 +1,7 @@
 //! Launching, wiring, watching.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -321,9 +322,17 @@ fn settings(
         peers: Role::ALL.into_iter().filter(|r| *r != role).map(peer).collect(),
         limits: options.limits,
         plan: options.plan.clone(),
+        threads: threads(),
         ledger: role.party().map(|_| options.ledgers.join(format!("{}.ledger", role.name()))),
         workload: options.workload.get(&role).cloned().unwrap_or_default(),
     }
+}
+
+/// The parties compute at the same time, and on the same machine: each gets half the cores. So does the dealer, whose other half seals and
+/// sends.
+fn threads() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new(cores / 2).unwrap_or(NonZeroUsize::MIN)
 }
 
 fn dial(

@@ -2,7 +2,7 @@
 //!
 //! The stock is bounded. When it is full the reader stops reading, TCP stops the dealer, and nobody's memory grows.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,8 +43,8 @@ struct State {
     /// The reader is gone; why is told once.
     ended: bool,
     failure: Option<RoleError>,
-    /// Processor seconds of the reading thread so far.
-    reader_cpu_s: f64,
+    /// Processor seconds of the reading thread, by inference.
+    reader_cpu_s: BTreeMap<u64, f64>,
 }
 
 impl std::fmt::Debug for State {
@@ -91,10 +91,10 @@ impl Stock {
     }
 
     /// Adds a chunk: to memory if it fits, else to the spool; blocks while both are full. One chunk always fits an empty memory, however
-    /// large. There is one putting thread, so the order of calls is the order of chunks.
-    pub(crate) fn put(&self, inference: u64, bytes: Vec<u8>, spool: &mut Spool, reader_cpu_s: f64) -> Result<(), RoleError> {
+    /// large. There is one putting thread, so the order of calls is the order of chunks; `cpu_s` is what it spent on this one.
+    pub(crate) fn put(&self, inference: u64, bytes: Vec<u8>, spool: &mut Spool, cpu_s: f64) -> Result<(), RoleError> {
         let mut state = self.lock();
-        state.reader_cpu_s = reader_cpu_s;
+        *state.reader_cpu_s.entry(inference).or_insert(0.0) += cpu_s;
         let in_memory = loop {
             if state.memory == 0 || state.memory + bytes.len() <= self.limits.memory || state.ended {
                 break true;
@@ -141,8 +141,9 @@ impl Stock {
         self.lock().failure.take()
     }
 
-    pub(crate) fn reader_cpu_s(&self) -> f64 {
-        self.lock().reader_cpu_s
+    /// Processor seconds that receiving the material of all other inferences has taken so far.
+    pub(crate) fn others_cpu_s(&self, inference: u64) -> f64 {
+        self.lock().reader_cpu_s.iter().filter(|(i, _)| **i != inference).map(|(_, s)| s).sum()
     }
 
     /// Waits until all of `inference` is here or the stock is full: as much of the offline phase as fits comes before the online phase.

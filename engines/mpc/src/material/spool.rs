@@ -1,7 +1,8 @@
 //! Material that memory does not hold, in files without a name.
 //!
-//! A segment is created, readable by its owner alone, and unlinked at once: nothing is left behind by any death of the process, and the space
-//! returns when the last chunk in it has been taken.
+//! A segment is created, readable by its owner alone, and unlinked at once: nothing is left behind by any death of the process. A segment
+//! whose last chunk has been taken is written again from its start: its pages are there already, and the next inference's material goes where
+//! the last one's was. The space returns with the process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,7 +19,9 @@ const SEGMENT: u64 = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Spool {
     folder: PathBuf,
-    segment: Option<Arc<File>>,
+    /// The one that is written is the last.
+    segments: Vec<Arc<File>>,
+    /// How much of it is written.
     end: u64,
 }
 
@@ -32,19 +35,21 @@ pub(super) struct Slot {
 
 impl Spool {
     pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder, segment: None, end: 0 }
+        Self { folder, segments: Vec::new(), end: SEGMENT }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<Slot, RoleError> {
         let failed = |source| RoleError::File { path: self.folder.clone(), source };
-        let segment = match &self.segment {
-            Some(open) if self.end < SEGMENT => open.clone(),
-            _ => {
-                self.end = 0;
-                Arc::new(self.create().map_err(failed)?)
-            }
-        };
-        self.segment = Some(segment.clone());
+        if self.end >= SEGMENT {
+            // Chunks hold their segment: one that nobody holds has been taken to its end.
+            let segment = match self.segments.iter().position(|s| Arc::strong_count(s) == 1) {
+                Some(at) => self.segments.remove(at),
+                None => Arc::new(self.create().map_err(failed)?),
+            };
+            self.segments.push(segment);
+            self.end = 0;
+        }
+        let segment = self.segments.last().expect("one was pushed when the first chunk came").clone();
         segment.write_all_at(bytes, self.end).map_err(failed)?;
         let slot = Slot { segment, offset: self.end, len: bytes.len() };
         self.end += bytes.len() as u64;
@@ -84,5 +89,22 @@ mod tests {
             assert!(slot.read().unwrap() == vec![i as u8; 20 << 20]);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_segment_is_written_again_once_all_its_chunks_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(dir.path().to_owned());
+        let first: Vec<Slot> = (0..4_u8).map(|i| spool.write(&vec![i; 16 << 20]).unwrap()).collect();
+        let second = spool.write(&vec![9; 64 << 20]).unwrap();
+        assert!(!Arc::ptr_eq(&first[0].segment, &second.segment));
+        let kept = first.into_iter().next().unwrap();
+        let third = spool.write(&vec![7; 64 << 20]).unwrap();
+        assert_eq!(spool.segments.len(), 3, "a segment with a chunk in it is not written again");
+        drop(kept);
+        let fourth = spool.write(&[8; 5]).unwrap();
+        assert_eq!((spool.segments.len(), fourth.offset), (3, 0));
+        assert!(second.read().unwrap() == vec![9; 64 << 20] && third.read().unwrap() == vec![7; 64 << 20]);
+        assert_eq!(fourth.read().unwrap(), [8; 5]);
     }
 }

@@ -224,9 +224,14 @@ impl LinkReader {
     }
 
     async fn fill(&mut self, len: usize, what: What) -> Result<Vec<u8>, NetError> {
-        let mut bytes = vec![0; len];
-        for part in bytes.chunks_mut(STEP) {
-            self.ends.step(what, Some(self.ends.stall), self.stream.read_exact(part)).await?;
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let mut part = (&mut self.stream).take(STEP.min(len - bytes.len()) as u64);
+            let read = async {
+                part.read_to_end(&mut bytes).await?;
+                if part.limit() == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+            };
+            self.ends.step(what, Some(self.ends.stall), read).await?;
         }
         Ok(bytes)
     }

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -45,6 +46,14 @@ impl Drop for Net {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Bytes asked of the socket at a time. TLS by itself asks for four thousand: at two gigabytes of material that is half a million system
+/// calls.
+const READ_AHEAD: usize = 256 << 10;
+
+fn read_ahead(tcp: TcpStream, counters: Arc<Counters>) -> Box<dyn Stream> {
+    Box::new(BufReader::with_capacity(READ_AHEAD, Counted::new(tcp, counters)))
 }
 
 /// How to reach, how long to wait, how to shape.
@@ -113,7 +122,7 @@ impl Listener {
         let _ = tcp.set_nodelay(true);
         let counters = Arc::new(Counters::default());
         // The shape depends on who it is, which only TLS tells; the handshake itself goes unshaped.
-        let gate = shaped(Box::new(Counted::new(tcp, counters.clone())));
+        let gate = shaped(read_ahead(tcp, counters.clone()));
         let switch = gate.switch();
         let secured = timeout(dial.connect, endpoint.accept(missing, Box::new(gate) as Box<dyn Stream>));
         let secured = secured.await.map_err(|_| TlsError::Handshake(io::ErrorKind::TimedOut.into()))??;
@@ -140,7 +149,7 @@ pub(crate) async fn connect(endpoint: &Endpoint, me: Role, peer: Role, addr: &st
     };
     let _ = tcp.set_nodelay(true);
     let counters = Arc::new(Counters::default());
-    let gate = shaped(Box::new(Counted::new(tcp, counters.clone())));
+    let gate = shaped(read_ahead(tcp, counters.clone()));
     let switch = gate.switch();
     let secured = timeout_at(deadline, endpoint.connect(peer, Box::new(gate))).await.map_err(stalled)?;
     let secured = secured.map_err(|e| match e {

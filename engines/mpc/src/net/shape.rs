@@ -5,7 +5,7 @@
 //! the loopback below is not modelled.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -184,11 +184,15 @@ impl AsyncRead for Gate {
 }
 
 impl AsyncWrite for Gate {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let shape = self.shared.lock().shape;
         let Some(shape) = shape else {
             let write = self.write.as_mut().expect("the half leaves only when a shape is set, and a shape stays");
-            return Pin::new(write).poll_write(cx, buf);
+            return Pin::new(write).poll_write_vectored(cx, bufs);
         };
         self.start_pump()?;
         let mut state = self.shared.lock();
@@ -200,13 +204,20 @@ impl AsyncWrite for Gate {
             return Poll::Pending;
         }
         let now = Instant::now();
-        let leaves = state.free.map_or(now, |free| free.max(now)) + shape.airtime(buf.len());
+        let mut leaves = state.free.map_or(now, |free| free.max(now));
+        for buf in bufs {
+            leaves += shape.airtime(buf.len());
+            state.queue.push_back((leaves + shape.one_way(), buf.to_vec()));
+            state.queued += buf.len();
+        }
         state.free = Some(leaves);
-        state.queue.push_back((leaves + shape.one_way(), buf.to_vec()));
-        state.queued += buf.len();
         drop(state);
         self.shared.more.notify_one();
-        Poll::Ready(Ok(buf.len()))
+        Poll::Ready(Ok(bufs.iter().map(|b| b.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

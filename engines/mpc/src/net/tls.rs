@@ -1,4 +1,4 @@
-//! TLS 1.3 with one pinned certificate per role at both ends.
+//! TLS 1.3 with one pinned certificate per role at both ends, and one cipher suite: AES-128-GCM, whose strength the gates' own AES-128 shares.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::identity::{pin_of, server_name};
 use super::{Identity, IdentityError};
 use crate::{CertPin, Role};
+
+/// Bytes that are sealed before they are sent: 64 records, as many as go into one system call.
+const SEALED: usize = 1 << 20;
 
 /// One role's end of every TLS connection: who it is and whom it accepts.
 pub(crate) struct Endpoint {
@@ -56,7 +59,9 @@ impl From<IdentityError> for TlsError {
 
 impl Endpoint {
     pub(crate) fn new(identity: Identity, pins: BTreeMap<Role, CertPin>) -> Self {
-        Self { identity, pins, provider: Arc::new(aws_lc_rs::default_provider()) }
+        let suites = vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
+        let provider = CryptoProvider { cipher_suites: suites, ..aws_lc_rs::default_provider() };
+        Self { identity, pins, provider: Arc::new(provider) }
     }
 
     /// Dials: the other end must present exactly the certificate pinned for `peer`.
@@ -70,7 +75,8 @@ impl Endpoint {
             .with_client_auth_cert(vec![self.identity.certificate()], self.identity.private_key()?)?;
         config.resumption = rustls::client::Resumption::disabled();
         let name = ServerName::try_from(server_name(peer)).map_err(|e| Error::General(e.to_string()))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(TlsError::Handshake)?;
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(TlsError::Handshake)?;
+        stream.get_mut().1.set_buffer_limit(Some(SEALED));
         Ok(Secured { stream: Box::new(stream), peer })
     }
 
@@ -83,7 +89,8 @@ impl Endpoint {
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![self.identity.certificate()], self.identity.private_key()?)?;
         config.send_tls13_tickets = 0;
-        let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.map_err(TlsError::Handshake)?;
+        let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.map_err(TlsError::Handshake)?;
+        stream.get_mut().1.set_buffer_limit(Some(SEALED));
         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(pin_of);
         let peer = due.iter().copied().find(|role| shown.is_some() && self.pins.get(role).copied() == shown);
         let peer = peer.ok_or(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))?;
@@ -105,15 +112,33 @@ impl Pinned {
         }
         Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
     }
+}
 
-    fn signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
+/// What a verifier of either side's certificate says of signatures: TLS 1.3 ones are verified, older ones do not occur.
+macro_rules! tls13_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(PeerIncompatible::Tls12NotOffered.into())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
 }
 
 impl ServerCertVerifier for Pinned {
@@ -128,27 +153,7 @@ impl ServerCertVerifier for Pinned {
         self.check(end_entity, intermediates).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::Tls12NotOffered.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        m: &[u8],
-        c: &CertificateDer<'_>,
-        d: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(m, c, d)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    tls13_signatures!();
 }
 
 impl ClientCertVerifier for Pinned {
@@ -165,25 +170,5 @@ impl ClientCertVerifier for Pinned {
         self.check(end_entity, intermediates).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::Tls12NotOffered.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        m: &[u8],
-        c: &CertificateDer<'_>,
-        d: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(m, c, d)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    tls13_signatures!();
 }

@@ -1,6 +1,7 @@
 //! The one line a role reads.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ impl Default for Limits {
             stall_s: 60.0,
             offline_s: 1800.0,
             inference_s: 3600.0,
-            stock_bytes: 256 << 20,
+            stock_bytes: 384 << 20,
             spool_bytes: 8 << 30,
             lookahead: 2,
         }
@@ -102,6 +103,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     /// Program numbers of the requests to come.
     pub(crate) plan: Vec<u32>,
+    /// Threads that compute; those that only move bytes are not counted.
+    pub(crate) threads: NonZeroUsize,
     /// A party's one-time-material ledger.
     pub(crate) ledger: Option<PathBuf>,
     /// What to evaluate, in the workload's own words.

@@ -90,6 +90,9 @@ fn watch(mut stdin: impl Read + Send + 'static) -> Result<(), RoleError> {
 fn run<W: Write>(config: RoleConfig, factory: WorkloadFactory, voice: &Voice<W>) -> Result<RoleMeter, RoleError> {
     let RoleConfig { settings, identity } = config;
     let identity = Identity::from_pem(&identity)?;
+    // This thread computes as one of the pool's: with one thread there is no hand-over at all.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(settings.threads.get()).use_current_thread();
+    pool.build_global().map_err(|e| RoleError::System(e.to_string()))?;
     let net = Arc::new(Net::new().map_err(|e| RoleError::System(e.to_string()))?);
     let place = Place { endpoint: Endpoint::new(identity, settings.pins()), net, settings };
     match place.settings.role {
