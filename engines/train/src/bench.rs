@@ -6,6 +6,7 @@ use sprint_dp::mechanism::{GridBits, GridConfig, GridMechanism};
 use sprint_dp::randomness::RandomSource;
 use sprint_model::{Checkpoint, Example, Label, ModelSpec};
 
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
@@ -59,6 +60,10 @@ pub struct BenchResult {
     /// Multiply-adds of the frozen matrices alone, forward and backward to the activations, a second and counted as two operations: what to
     /// hold against the machine's matrix-product peak.
     pub gflops: f64,
+    /// What plain f32 matrix products of a layer's size reach here, all workers at once: 10⁹ operations a processor second of one worker.
+    pub gemm_peak_gflops: f64,
+    /// The frozen matrices' operations a processor second over that peak: 1 would be a step that is nothing but those products.
+    pub gemm_share: f64,
 }
 
 /// Trains random weights for `request.steps` steps through the trainer's own gradient, clipping, noise and optimiser.
@@ -84,6 +89,7 @@ pub fn bench_train(request: &BenchRequest, meter: &dyn Meter) -> Result<BenchRes
         step(&mut run)?;
     }
     let (wall, cpu) = (meter.wall_s() - wall, meter.cpu_s() - cpu);
+    let peak = gemm_peak(&run, &spec, meter)?;
     let samples = (request.steps.max(1) * examples.len()) as f64;
     let tokens = (request.steps.max(1) * request.lengths.iter().sum::<usize>()) as f64;
     Ok(BenchResult {
@@ -96,7 +102,29 @@ pub fn bench_train(request: &BenchRequest, meter: &dyn Meter) -> Result<BenchRes
         trained_parameters: run.dim(),
         batch: examples.len(),
         gflops: 4.0 * dense_weights(&spec) * tokens / wall / 1e9,
+        gemm_peak_gflops: peak,
+        gemm_share: 4.0 * dense_weights(&spec) * tokens / cpu / 1e9 / peak,
     })
+}
+
+/// The rate of products `[1024, hidden] × [hidden, intermediate]` in 10⁹ operations a processor second.
+fn gemm_peak(run: &Run<'_>, spec: &ModelSpec, meter: &dyn Meter) -> Result<f64, TrainError> {
+    const ROWS: usize = 1024;
+    const PRODUCTS: usize = 4;
+    let (inner, columns) = (spec.hidden, spec.intermediate);
+    let product = |(): &mut (), _: usize| -> Result<(), TrainError> {
+        let a = Tensor::<2>::ones([ROWS, inner], run.backend().device());
+        let b = Tensor::<2>::ones([inner, columns], run.backend().device());
+        for _ in 0..PRODUCTS {
+            std::hint::black_box(a.clone().matmul(b.clone()).into_data());
+        }
+        Ok(())
+    };
+    run.on_workers(1, product)?;
+    let before = meter.cpu_s();
+    run.on_workers(4, product)?;
+    let operations = 2.0 * (ROWS * inner * columns * PRODUCTS * 4 * run.threads()) as f64;
+    Ok(operations / (meter.cpu_s() - before) / 1e9)
 }
 
 /// Entries of the encoder's dense matrices.
@@ -155,8 +183,8 @@ mod tests {
     use sprint_model::ModelSpec;
     use std::cell::Cell;
 
-    /// One second of wall time and two of processor time between readings.
-    struct Ticks(Cell<f64>);
+    /// One second of wall time and two of processor time between readings of the same clock.
+    struct Ticks(Cell<f64>, Cell<f64>);
 
     impl Meter for Ticks {
         fn wall_s(&self) -> f64 {
@@ -165,7 +193,8 @@ mod tests {
         }
 
         fn cpu_s(&self) -> f64 {
-            2.0 * self.0.get()
+            self.1.set(self.1.get() + 2.0);
+            self.1.get()
         }
 
         fn peak_rss(&self) -> u64 {
@@ -180,9 +209,10 @@ mod tests {
             let config = TrainConfig { privacy, ..TrainConfig::default() };
             let request = BenchRequest { base: base.clone(), config, lengths: vec![5, 9, 12, 6], steps: 3 };
             // Four examples allow no δ below 1/4 that the default misses, so the request is valid as it is.
-            let result = bench_train(&request, &Ticks(Cell::new(0.0))).expect("a valid request");
+            let result = bench_train(&request, &Ticks(Cell::new(0.0), Cell::new(0.0))).expect("a valid request");
             assert_eq!((result.samples_per_s, result.cpu_s_per_sample, result.peak_rss), (12.0, 2.0 / 12.0, 7));
             assert_eq!(result.tokens_per_s, 96.0);
+            assert!(result.gemm_peak_gflops > 0.0 && result.gemm_share > 0.0);
         }
     }
 }

@@ -11,6 +11,7 @@ use sprint_dp::sample::{PoissonSampler, ShuffledSampler};
 use crate::config::{PrivacyConfig, Sampling, TrainConfig};
 use crate::error::TrainError;
 use crate::layout::Layout;
+use crate::mechanics::Mechanics;
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::trainer::Accounting;
 
@@ -59,8 +60,9 @@ impl Budget {
         examples: usize,
         layout: &Layout,
         accounting: Option<Accounting>,
+        mechanics: &dyn Mechanics,
     ) -> Result<Self, TrainError> {
-        let source = config.seed.map_or_else(RandomSource::private, |seed| Ok(RandomSource::reproducible(seed)))?;
+        let source = mechanics.source(config.seed)?;
         let (n, b) = (examples as u64, config.batch_size as u64);
         let Some(privacy) = config.privacy else {
             let (sampler, steps) = match config.sampling {
@@ -77,7 +79,7 @@ impl Budget {
             };
             return Ok(Self { steps, source, sampler, noisy: None });
         };
-        let noisy = Noisy::open(&privacy, config, n, layout, accounting, &source)?;
+        let noisy = Noisy::open(&privacy, config, n, layout, (accounting, &source), mechanics)?;
         let sampler = Sampler::Poisson(PoissonSampler::new(examples, noisy.plan.q())?);
         Ok(Self { steps: noisy.plan.steps().get(), source, sampler, noisy: Some(noisy) })
     }
@@ -115,8 +117,8 @@ impl Noisy {
         config: &TrainConfig,
         records: u64,
         layout: &Layout,
-        accounting: Option<Accounting>,
-        source: &RandomSource,
+        (accounting, source): (Option<Accounting>, &RandomSource),
+        mechanics: &dyn Mechanics,
     ) -> Result<Self, TrainError> {
         let (epsilon, delta) = (Epsilon::new(privacy.epsilon)?, Delta::new(privacy.delta)?);
         let request = Request {
@@ -128,7 +130,8 @@ impl Noisy {
             dimension: layout.dim() as u64,
         };
         let plan = Plan::calibrate(request, Accountant::Pld)?;
-        let grid = GridConfig { clip: ClipNorm::new(privacy.clip)?, sigma: plan.sigma(), bits: GridBits::default() };
+        let claimed = GridConfig { clip: ClipNorm::new(privacy.clip)?, sigma: plan.sigma(), bits: GridBits::default() };
+        let grid = mechanics.grid(claimed);
         let lengths: Vec<usize> = layout.parameters().iter().map(sprint_model::Parameter::len).collect();
         let mechanism = GridMechanism::new(grid, &lengths)?;
         let accounting = if source.is_private() {

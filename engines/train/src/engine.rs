@@ -81,13 +81,16 @@ impl Param {
         }
     }
 
-    /// One untracked copy for each of `batch` examples.
+    /// One untracked view for each of `batch` examples: a leaf with a batch axis whose stride is 0, so that the values exist once.
     pub(crate) fn per_example(self, batch: usize) -> Self {
         match self {
-            Self::Matrix(t) => Self::Matrices(t.unsqueeze_dim::<3>(0).repeat_dim(0, batch)),
+            Self::Matrix(t) => {
+                let [rows, columns] = t.dims();
+                Self::Matrices(t.unsqueeze_dim::<3>(0).expand([batch, rows, columns]))
+            }
             Self::Vector(t) => {
                 let width = t.dims()[0];
-                Self::Vectors(t.reshape([1, 1, width]).repeat_dim(0, batch))
+                Self::Vectors(t.reshape([1, 1, width]).expand([batch, 1, width]))
             }
             copied => copied,
         }

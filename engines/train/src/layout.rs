@@ -46,6 +46,11 @@ impl Layout {
         self.parameters.iter().any(|p| p.path == *path)
     }
 
+    /// Where `path` begins in the flat vector, if it is trained.
+    pub(crate) fn offset(&self, path: &ParamPath) -> Option<usize> {
+        self.parameters.iter().position(|p| p.path == *path).map(|at| self.offsets[at])
+    }
+
     /// Each parameter with its slice of `theta`.
     pub(crate) fn slices<'a>(&'a self, theta: &'a [f32]) -> impl Iterator<Item = (&'a Parameter, &'a [f32])> {
         self.parameters.iter().zip(&self.offsets).map(|(p, at)| (p, &theta[*at..at + p.len()]))

@@ -4,10 +4,12 @@
 //! *Security invariants.* Noise and sampling come from `sprint-dp` alone, never from burn's generators; every noisy step is journalled before
 //! its noise is drawn; nothing but the trained parameters leaves a private run (no losses, no batch sizes); snapshots hold no keys.
 
+mod audit;
 mod bench;
 mod budget;
 mod centre;
 mod config;
+mod cut;
 mod device;
 mod dropout;
 mod engine;
@@ -17,6 +19,7 @@ mod gelu;
 mod init;
 mod layout;
 mod loss;
+mod mechanics;
 mod optim;
 mod per_sample;
 mod run;
@@ -27,6 +30,7 @@ mod trainer;
 mod validate;
 mod workers;
 
+pub use audit::{TrainerAudit, TrainerAuditConfig, audit_trainer};
 pub use bench::{BenchRequest, BenchResult, Meter, bench_train};
 pub use config::{FunctionsConfig, HeadConfig, LoraConfig, PrivacyConfig, Sampling, TrainConfig, TuningConfig};
 pub use device::{Backend, BackendKind, BackendMissing};

@@ -70,7 +70,7 @@ impl Differentiable<'_> {
         let mut leaves = Vec::with_capacity(self.layout.parameters().len());
         for (parameter, values) in self.layout.slices(theta) {
             let param = Param::upload(&parameter.shape, values, self.backend);
-            // Repeated before it is tracked: a broadcast of a tracked leaf would sum over examples.
+            // Expanded before it is tracked: a broadcast of a tracked leaf would sum over examples.
             let param = copies.filter(|n| *n > 1).map_or(param.clone(), |n| param.per_example(n)).tracked();
             params.insert(parameter.path.clone(), param.clone());
             leaves.push(param);

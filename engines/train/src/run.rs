@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use sprint_dp::mechanism::GridMechanism;
-use sprint_model::{Batch, Bucket, Checkpoint, Example, ModelSpec, ParamPath, Parameter, Part, TensorData, buckets_by_length};
+use sprint_model::{Batch, Bucket, Checkpoint, Example, ModelSpec, ParamPath, Parameter, Part, TensorData};
 
 use crate::budget::Budget;
 use crate::config::TrainConfig;
+use crate::cut::cut;
 use crate::device::Backend;
 use crate::engine::ParamSet;
 use crate::error::TrainError;
-use crate::eval::{LENGTH_MULTIPLE, upload};
+use crate::eval::upload;
 use crate::layout::Layout;
+use crate::mechanics::Mechanics;
 use crate::optim::Optimiser;
 use crate::per_sample::{Differentiable, Granularity};
 use crate::snapshot::{Snapshot, SnapshotError};
@@ -94,7 +96,12 @@ impl<'a> Run<'a> {
     }
 
     /// The gradient of this step. In a run with noise the ledger's charge is durable before the batch is even sampled.
-    pub(crate) fn gradient(&self, budget: &mut Budget, config: &TrainConfig) -> Result<Outcome, TrainError> {
+    pub(crate) fn gradient(
+        &self,
+        budget: &mut Budget,
+        config: &TrainConfig,
+        mechanics: &mut dyn Mechanics,
+    ) -> Result<Outcome, TrainError> {
         let Budget { source, sampler, noisy, .. } = budget;
         let Some(noisy) = noisy else {
             let batch = sampler.batch(source, self.step, 0);
@@ -103,11 +110,12 @@ impl<'a> Run<'a> {
             let loss = (!batch.is_empty()).then(|| loss / batch.len() as f64);
             return Ok(Outcome { mean, noise_variance: 0.0, loss, rejected: 0 });
         };
-        let charge = noisy.ledger.charge(self.step)?;
+        let charge = mechanics.charge(noisy, source, self.step)?;
         let batch = sampler.batch(source, self.step, charge.attempt());
         self.accumulate(&batch, config, &mut noisy.mechanism)?;
         let rejected = noisy.mechanism.rejected();
-        let mean = noisy.mechanism.finish(charge, source)?.mean(noisy.plan.expected_batch());
+        let divisor = mechanics.divisor(noisy.plan.expected_batch(), batch.len());
+        let mean = noisy.mechanism.finish(charge, source)?.mean(divisor);
         Ok(Outcome { mean: mean.values().to_vec(), noise_variance: mean.noise_variance(), loss: None, rejected })
     }
 
@@ -135,7 +143,7 @@ impl<'a> Run<'a> {
 
     /// The sum of gradients and of losses, without clipping.
     pub(crate) fn summed(&self, batch: &[usize], config: &TrainConfig) -> Result<(Vec<f64>, f64), TrainError> {
-        let cuts = self.cut(batch, config.microbatch.div_ceil(self.workers.count()).max(1));
+        let cuts = self.cut(batch, config.microbatch);
         let empty = || (vec![0.0_f64; self.layout.dim()], 0.0_f64);
         let add = |(sum, loss): &mut (Vec<f64>, f64), item: usize| -> Result<(), TrainError> {
             let (physical, rows) = self.physical(batch, &cuts[item])?;
@@ -171,6 +179,19 @@ impl<'a> Run<'a> {
         self.average.iter_mut().zip(&self.theta).for_each(|(mean, theta)| *mean += (theta - *mean) * weight);
     }
 
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Runs `work` `each` times on every worker.
+    pub(crate) fn on_workers<E: Send>(
+        &self,
+        each: usize,
+        work: impl Fn(&mut (), usize) -> Result<(), E> + Sync,
+    ) -> Result<(), E> {
+        self.workers.fold(each * self.workers.count(), || (), work).map(drop)
+    }
+
     pub(crate) fn threads(&self) -> usize {
         self.workers.count()
     }
@@ -189,18 +210,16 @@ impl<'a> Run<'a> {
         (self.spec.hidden_dropout.max(lora).max(head) > 0.0).then_some((config.init_seed, self.step))
     }
 
-    /// Examples of one physical batch: each worker takes its part of a microbatch. A trained table or whole dense layer is too large to copy
-    /// for every example, so such examples go one by one.
+    /// The most examples of one physical batch. The gradient of a trained table or whole dense layer is too large to hold for several
+    /// examples at once, so they go one by one.
     fn private_rows(&self, config: &TrainConfig) -> usize {
-        if self.layout.is_low_rank() { config.microbatch.div_ceil(self.workers.count()).max(1) } else { 1 }
+        if self.layout.is_low_rank() { config.microbatch } else { 1 }
     }
 
-    /// Cuts a logical batch into physical ones of similar length, longest first so that workers finish together.
+    /// Cuts a logical batch into physical ones of similar length.
     fn cut(&self, batch: &[usize], rows: usize) -> Vec<Bucket> {
         let lengths: Vec<usize> = batch.iter().map(|i| self.examples[*i].ids.len()).collect();
-        let mut cuts = buckets_by_length(&lengths, LENGTH_MULTIPLE, rows);
-        cuts.reverse();
-        cuts
+        cut(&lengths, rows, self.backend.kind())
     }
 
     fn physical(&self, batch: &[usize], cut: &Bucket) -> Result<(Batch, Vec<usize>), TrainError> {

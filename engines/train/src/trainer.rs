@@ -13,6 +13,7 @@ use crate::centre::centred;
 use crate::config::TrainConfig;
 use crate::device::Backend;
 use crate::error::TrainError;
+use crate::mechanics::{Mechanics, Sound};
 use crate::run::Run;
 use crate::snapshot::Snapshot;
 use crate::start::start;
@@ -116,6 +117,18 @@ pub fn train(
     resume: Option<&[u8]>,
     observer: &mut dyn TrainObserver,
 ) -> Result<TrainedModel, TrainError> {
+    train_with(inputs, config, accounting, resume, observer, &mut Sound)
+}
+
+/// [`train`] with the given mechanics; all but [`Sound`] belong to the audit.
+pub(crate) fn train_with(
+    inputs: TrainInputs<'_>,
+    config: &TrainConfig,
+    accounting: Option<Accounting>,
+    resume: Option<&[u8]>,
+    observer: &mut dyn TrainObserver,
+    mechanics: &mut dyn Mechanics,
+) -> Result<TrainedModel, TrainError> {
     let (spec, layout) = config.validate(inputs.base.spec(), inputs.examples, inputs.outputs)?;
     let backend = Backend::open(config.device)?;
     let mut model = start(inputs.base, &spec, config.a_init(), config.init_seed)?;
@@ -125,7 +138,7 @@ pub fn train(
     model.require_complete()?;
     let digest = run_digest(&inputs, config)?;
     let mut run = Run::prepare(inputs.examples, config, &model, layout, backend)?;
-    let mut budget = Budget::open(config, inputs.examples.len(), &run.layout, accounting)?;
+    let mut budget = Budget::open(config, inputs.examples.len(), &run.layout, accounting, mechanics)?;
     if let Some(bytes) = resume {
         let snapshot = Snapshot::decode(bytes)?;
         snapshot.check(&digest, run.layout.dim(), budget.steps)?;
@@ -138,7 +151,7 @@ pub fn train(
         if observer.cancelled() {
             return Err(TrainError::Cancelled);
         }
-        let outcome = run.gradient(&mut budget, config)?;
+        let outcome = run.gradient(&mut budget, config, mechanics)?;
         let learning_rate = config.learning_rate * config.schedule.factor(run.step, budget.steps);
         run.apply(&outcome.mean, learning_rate, outcome.noise_variance);
         if !run.theta.iter().all(|v| v.is_finite()) {

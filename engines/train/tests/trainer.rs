@@ -291,3 +291,53 @@ fn a_private_run_without_a_ledger_is_refused() {
     let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
     assert!(matches!(train(inputs, &config(), None, None, &mut Unobserved), Err(TrainError::NoLedger)));
 }
+
+/// Each line of the list: the error names the field, and neither the ledger nor any parameter has been touched.
+#[test]
+fn bad_input_is_refused_by_its_field_before_anything_is_spent() {
+    type Break = fn(&mut TrainConfig, &mut Vec<Example>);
+    fn privacy(config: &mut TrainConfig) -> &mut PrivacyConfig {
+        config.privacy.as_mut().expect("the test's configuration is private")
+    }
+    fn targets(config: &mut TrainConfig, names: &[&str]) {
+        let targets = names.iter().map(|n| (*n).to_owned()).collect();
+        config.tuning = TuningConfig::Lora(LoraConfig { targets, ..LoraConfig::default() });
+    }
+    let cases: [(&str, &str, Break); 12] = [
+        ("a label outside the head", "row 2 has the label 2, outside the head's 2 classes", |_, data| {
+            data[2].label = Some(Label::Class(2));
+        }),
+        ("an empty split", "examples: the training split is empty", |_, data| data.clear()),
+        ("delta of one", "privacy.delta: 1 given", |c, _| privacy(c).delta = 1.0),
+        ("a NaN delta", "privacy.delta: NaN given", |c, _| privacy(c).delta = f64::NAN),
+        ("epsilon of zero", "privacy.epsilon: 0 given", |c, _| privacy(c).epsilon = 0.0),
+        ("a negative epsilon", "privacy.epsilon: -3 given", |c, _| privacy(c).epsilon = -3.0),
+        ("no clipping", "privacy.clip: inf given", |c, _| privacy(c).clip = f64::INFINITY),
+        ("a sampling rate above one", "batch_size: 97 given, but there are 96 examples", |c, _| c.batch_size = 97),
+        ("a target that matches nothing", "tuning.targets", |c, _| targets(c, &["falora"])),
+        ("one of two targets that matches nothing", "tuning.targets", |c, _| targets(c, &["query", "falora"])),
+        ("a module that matches nothing", "modules_to_save: \"layernorm\" matches no parameter", |c, _| {
+            c.modules_to_save = vec!["layernorm".to_owned()];
+        }),
+        ("shuffled batches", "sampling: shuffled batches have no accounted guarantee", |c, _| c.sampling = Sampling::Shuffled),
+    ];
+    for (name, expected, spoil) in cases {
+        let (mut config, mut data, sink, base) = (config(), examples(96), SharedSink::default(), base());
+        spoil(&mut config, &mut data);
+        let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+        let error = train(inputs, &config, Some(accounting(&sink)), None, &mut Unobserved).expect_err(name);
+        assert!(matches!(error, TrainError::Config(_)) && error.to_string().contains(expected), "{name}: {error}");
+        assert!(sink.bytes().is_empty(), "{name}: something was charged");
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_never_become_a_model() {
+    for bad in [f32::NAN, f32::INFINITY] {
+        let (spec, mut params) = base().into_parts();
+        let path = ParamPath::new("encoder.layer.1.attention.self.key.weight");
+        params.get_mut(&path).expect("the base has it").data_mut()[7] = bad;
+        let error = Checkpoint::from_params("spoilt", spec, params).expect_err("not finite").to_string();
+        assert!(error.contains(path.as_str()) && error.contains("element 7"), "{error}");
+    }
+}

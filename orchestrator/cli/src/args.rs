@@ -286,6 +286,33 @@ pub(crate) enum PrivacyCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Try to refute the mechanism's and the trainer's claims; exits 1 if that succeeds.
+    Audit {
+        /// Plant a defect first, to see that the audit finds it.
+        #[arg(long, value_name = "DEFECT")]
+        plant: Option<PlantedDefect>,
+        /// A quarter of the steps and canaries: finds gross defects only.
+        #[arg(long)]
+        quick: bool,
+        /// Print JSON for machines.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A defect of a private step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlantedDefect {
+    /// The noise has half the claimed deviation.
+    SigmaHalved,
+    /// Gradients are not clipped.
+    NoClipping,
+    /// Every step adds the same noise.
+    NoiseReused,
+    /// The sum is divided by the realised batch.
+    WrongDivisor,
+    /// The noise comes from a seed anyone can guess.
+    PublicSeed,
 }
 
 /// Which engine computes.

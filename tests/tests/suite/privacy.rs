@@ -51,3 +51,21 @@ fn numbers_outside_their_domain_exit_2_and_name_the_field() {
         assert!(ended.stdout.is_empty(), "{name} {bad}: {}", ended.stdout);
     }
 }
+
+#[test]
+fn the_audit_does_not_refute_the_trainer_and_finds_what_is_planted() {
+    let ended = sprint_flow(&["privacy", "audit", "--quick", "--json"]).expect(0).json();
+    assert!(ended["passed"] == true && ended["planted"].is_null() && ended["verdict"] == "not_refuted", "{ended}");
+    for (plant, by) in [
+        ("sigma-halved", "trainer_noise_variance"),
+        ("no-clipping", "trainer_clipping"),
+        ("noise-reused", "trainer_steps_are_independent"),
+        ("wrong-divisor", "trainer_divisor_is_constant"),
+        ("public-seed", "trainer_keys_are_fresh"),
+    ] {
+        let found = sprint_flow(&["privacy", "audit", "--quick", "--plant", plant, "--json"]).expect(1).json();
+        assert!(found["passed"] == false && found["caught"] == true, "{plant}: {found}");
+        let failures = found["failures"].as_array().expect("a list");
+        assert!(failures.iter().any(|f| f == by), "{plant}: {found}");
+    }
+}

@@ -10,6 +10,6 @@ pub mod statistics;
 mod step;
 
 pub use checks::{AuditConfig, AuditOutcome, Check, audit};
-pub use one_run::{OneRun, OneRunConfig, one_run, one_run_bound};
+pub use one_run::{OneRun, OneRunConfig, guess, one_run, one_run_bound};
 pub use planted::{Defect, PlantedStep};
 pub use step::{AuditError, ClaimedStep, GridStep, StepUnderTest};

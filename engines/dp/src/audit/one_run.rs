@@ -89,6 +89,15 @@ pub fn one_run(step: &mut dyn StepUnderTest, config: OneRunConfig, coins: &mut S
             *score += f64::from(*value);
         }
     }
+    Ok(guess(&scores, &included, config))
+}
+
+/// Guesses that the canaries with the highest scores were included and those with the lowest were not, and bounds ε by how often that is right.
+///
+/// # Shapes
+/// `scores` and `included` have one entry a canary.
+pub fn guess(scores: &[f64], included: &[bool], config: OneRunConfig) -> OneRun {
+    let canaries = scores.len().min(included.len());
     let mut order: Vec<usize> = (0..canaries).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     let half = (config.guesses / 2).min(canaries / 2);
@@ -96,7 +105,7 @@ pub fn one_run(step: &mut dyn StepUnderTest, config: OneRunConfig, coins: &mut S
         + order[canaries - half..].iter().filter(|i| !included[**i]).count();
     let (guesses, right) = (2 * half as u64, right as u64);
     let epsilon_lower = one_run_bound(config.delta, canaries as u64, guesses, right, config.alpha);
-    Ok(OneRun { guesses, right, epsilon_lower })
+    OneRun { guesses, right, epsilon_lower }
 }
 
 #[cfg(test)]

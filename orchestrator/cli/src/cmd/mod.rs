@@ -1,6 +1,7 @@
 //! The commands.
 
 mod artifacts;
+mod audit;
 mod bench;
 mod embed;
 mod gc;

@@ -1,4 +1,4 @@
-//! `privacy epsilon|sigma|rdp`.
+//! `privacy epsilon|sigma|rdp`; `privacy audit` is a module of its own.
 
 use serde_json::json;
 use sprint_dp::accountant::{self, AccountantError, Segment};
@@ -21,6 +21,7 @@ pub(super) fn run(command: PrivacyCommand) -> Result<Code, Failure> {
             json,
         ),
         PrivacyCommand::Rdp { q, sigma, order, json } => rdp(q, sigma, order, json),
+        PrivacyCommand::Audit { plant, quick, json } => super::audit::run(plant, quick, json),
     }
 }
 

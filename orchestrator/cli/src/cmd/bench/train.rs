@@ -1,6 +1,7 @@
 //! `bench train`: fine-tuning steps on random weights.
 
-use sprint_train::{BenchRequest, BenchResult, TrainConfig, TrainError, bench_train};
+use sprint_model::Pooling;
+use sprint_train::{BenchRequest, BenchResult, HeadConfig, TrainConfig, TrainError, bench_train};
 
 use super::clocks::Clocks;
 use super::{Subject, lengths};
@@ -19,7 +20,9 @@ pub(super) fn run(args: &BenchTrainArgs) -> Result<Code, Failure> {
         Lengths::Fixed => vec![seq; args.batch.map_or(2 * microbatch, std::num::NonZero::get)],
         Lengths::Sst2 => lengths::sst2(args.batch.map_or(16 * microbatch, std::num::NonZero::get), seq),
     };
-    let recipe = TrainConfig::default();
+    // The head of the baseline: the first token, a dense layer, then the classes.
+    let head = HeadConfig { pooling: Pooling::First, dense: true, ..HeadConfig::default() };
+    let recipe = TrainConfig { head, ..TrainConfig::default() };
     let privacy = recipe.privacy.filter(|_| args.mode == TrainMode::Private);
     let request = BenchRequest {
         base: subject.spec().clone(),
@@ -45,5 +48,10 @@ fn show(r: &BenchResult) -> Result<(), Failure> {
         r.samples_per_s, r.tokens_per_s, r.threads, r.backend
     ))?;
     out::line(format_args!("{} of CPU a sample, {} at most resident", seconds(r.cpu_s_per_sample), bytes(r.peak_rss)))?;
-    out::line(format_args!("{} trained parameters, {} examples a step, {:.1} Gflop/s", r.trained_parameters, r.batch, r.gflops))
+    out::line(format_args!("{} trained parameters, {} examples a step, {:.1} Gflop/s", r.trained_parameters, r.batch, r.gflops))?;
+    out::line(format_args!(
+        "matrix products alone reach {:.0} Gflop a CPU-second here; the step spends {:.0} % of that rate on the frozen matrices",
+        r.gemm_peak_gflops,
+        100.0 * r.gemm_share
+    ))
 }
