@@ -139,13 +139,7 @@ fn numerators<E: Engine>(e: &mut E, softmax: Softmax, s: &E::Heads) -> Result<E:
 
 /// Divides by the row sum, with the bounds on it that follow from the numerators: a maximum's numerator is 1.
 fn normalise<E: Engine>(e: &mut E, softmax: Softmax, weights: &E::Heads, context: &E::Heads) -> Result<E::Heads, E::Error> {
-    let (lo, hi_per_key) = match softmax {
-        // ReluOverLength divides by a public number and does not come here.
-        Softmax::Exact | Softmax::Scaled { .. } | Softmax::ReluOverLength => (1.0, 1.0),
-        Softmax::Shifted { .. } => ((-12.0_f64).exp(), 1.0),
-        Softmax::TwoRelu { eps } => (eps, 64.0),
-        Softmax::TwoQuad { .. } => (1.0 / 16.0, 1024.0),
-    };
+    let (lo, hi_per_key) = softmax.sum_bounds();
     let sum = e.row_sum(weights)?;
     let inverse = e.reciprocal_rows(&sum, lo, hi_per_key)?;
     e.mul_rows(context, &inverse)

@@ -79,6 +79,19 @@ pub enum Softmax {
     ReluOverLength,
 }
 
+impl Softmax {
+    /// Bounds of the numerators' sum over a row, as the model promises them: at least this, and at most this for each key. A maximum's
+    /// numerator is 1; a sum that is a public number has no bounds to keep.
+    pub fn sum_bounds(self) -> (f64, f64) {
+        match self {
+            Self::Exact | Self::Scaled { .. } | Self::ReluOverLength => (1.0, 1.0),
+            Self::Shifted { .. } => ((-6.0_f64).exp(), 1.0),
+            Self::TwoRelu { eps } => (eps, 64.0),
+            Self::TwoQuad { .. } => (1.0 / 16.0, 1024.0),
+        }
+    }
+}
+
 /// `c·tanh(x/c)` at three places; `None` leaves the place alone.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -39,7 +39,7 @@ pub fn encode_inputs(program: &Program, batch: &Batch, embedded: &[f32]) -> Resu
     let words = program.inputs.iter().map(|input| {
         let words = match input {
             Input::Embedded => embedded.iter().map(|v| encode(f64::from(*v).clamp(-LIMIT, LIMIT), bits)).collect(),
-            Input::KeyMask => mask(bits, &|_, kept| if kept { 0.0 } else { -crate::compile::KEY_MASK }),
+            Input::KeyMask => mask(bits, &|_, kept| if kept { 0.0 } else { -program.key_mask }),
             Input::KeepMask => mask(bits, &|_, kept| f64::from(u8::from(kept))),
             Input::MeanWeights => mask(crate::compile::MEAN_WEIGHT, &|len, kept| if kept { 1.0 / len as f64 } else { 0.0 }),
         };

@@ -95,6 +95,15 @@ impl InMemory {
         Self { program, public, private: private.map(Arc::new), keep_frames: false }
     }
 
+    /// The same weights under a program of another batch or length.
+    pub fn reshaped(&self, program: Arc<Program>) -> Result<Self, MachineError> {
+        if program.weights_digest != self.program.weights_digest {
+            return Err(MachineError::Input("the weights were prepared for another model".into()));
+        }
+        let (public, private) = (Arc::clone(&self.public), self.private.each_ref().map(Arc::clone));
+        Ok(Self { program, public, private, keep_frames: self.keep_frames })
+    }
+
     /// Keeps every frame in the report.
     #[must_use]
     pub fn keeping_frames(mut self) -> Self {

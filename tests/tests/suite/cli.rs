@@ -114,7 +114,7 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 #[test]
-fn embed_equals_transformers_by_either_engine() {
+fn embed_equals_transformers_by_every_engine() {
     let golden: Value =
         serde_json::from_str(include_str!("../../../engines/clear/tests/hf_bert-tiny-5k.json")).expect("golden rows");
     let rows = golden["rows"].as_array().expect("rows");
@@ -125,7 +125,8 @@ fn embed_equals_transformers_by_either_engine() {
     }
     let (model, input) = (quickstart("bert-tiny-5k").display().to_string(), file.path().display().to_string());
     let length = golden["max_length"].to_string();
-    for engine in ["f32", "burn"] {
+    // The golden file was made with transformers 4.31 in f32. The gate program's hidden states, of size 1, are off by its fixed point.
+    for (engine, tolerance) in [("f32", 1e-4), ("burn", 1e-4), ("fixed", 1e-2), ("mpc", 1e-2)] {
         let args = ["embed", "--model", &model, "--input", &input, "--engine", engine, "--max-length", &length, "--json"];
         let got = sprint_flow(&args).expect(0).json_lines();
         assert_eq!(got.len(), rows.len());
@@ -134,8 +135,7 @@ fn embed_equals_transformers_by_either_engine() {
             for part in ["cls", "mean"] {
                 let (got, want) = (numbers(&got[part]), numbers(&want[part]));
                 let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                // Both sides are f32; the golden file was made with transformers 4.31.
-                assert!(got.len() == want.len() && worst <= 1e-4, "{engine} {part}: {worst:e}");
+                assert!(got.len() == want.len() && worst <= tolerance, "{engine} {part}: {worst:e}");
             }
         }
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use sprint_model::{Engine, Func, LayerNorm, Linear, Pooling};
 
 use super::act::{Act, Heads, Term};
+use super::function::argument_ring;
 use super::{CompileError, Lowering, Precision, Val};
 use crate::program::{Input, Op, Strided, View};
 
@@ -30,8 +31,9 @@ impl Engine for Lowering {
 
     fn map(&mut self, x: &Act, f: Func) -> Result<Act, CompileError> {
         let (scale, ring) = Precision::ARGUMENT;
+        let ring = argument_ring(f, ring);
         let v = self.materialise(x, scale, ring, false)?;
-        let out = self.apply(v, f)?;
+        let out = self.apply(v, f, ring)?;
         Ok(Act::value(out, x.tokens, x.channels))
     }
 
@@ -48,7 +50,7 @@ impl Engine for Lowering {
                 Ok(Act::value(Val { node: self.b.push(Op::Gather { src: v.node, view }, b * c), ..v }, 1, c))
             }
             Pooling::Mean => {
-                let (f, bits) = Precision::ATTENTION;
+                let (f, bits) = Precision::MEAN;
                 let v = self.materialise(x, f, bits, false)?;
                 let weights = self.b.input(Input::MeanWeights, b * t);
                 let weights = Val { node: weights, ring: 64, f: Precision::MEAN_WEIGHT };
@@ -99,7 +101,9 @@ impl Engine for Lowering {
     }
 
     fn drop_keys(&mut self, s: &Heads) -> Result<Heads, CompileError> {
-        let (f, ring) = (13, 30);
+        // The product with the keep mask fits the operands' ring again.
+        let f = (Precision::ATTENTION_F + 50 - self.attention.operands.1).min(20);
+        let ring = f + 14;
         let (val, heads, rows, columns) = self.settle(s, f, ring)?;
         let len = self.len(val);
         let keep = self.key_input(Input::KeepMask, heads, rows);
@@ -134,8 +138,7 @@ impl Engine for Lowering {
     }
 
     fn mul_rows(&mut self, s: &Heads, r: &Heads) -> Result<Heads, CompileError> {
-        let (f, ring) = Precision::CONTEXT;
-        let (inverse_f, inverse_ring) = Precision::INVERSE_SUM;
+        let ((f, ring), (inverse_f, inverse_ring)) = (self.attention.context, self.attention.inverse);
         let (s, heads, rows, columns) = self.settle(s, f, ring)?;
         let (r, ..) = self.settle(r, inverse_f, inverse_ring)?;
         let len = self.len(s);
@@ -151,22 +154,21 @@ impl Engine for Lowering {
 
     fn map_heads(&mut self, s: &Heads, f: Func) -> Result<Heads, CompileError> {
         let (scale, ring) = Precision::EXP_ARGUMENT;
+        let ring = argument_ring(f, ring);
         let (val, heads, rows, columns) = self.settle(s, scale, ring)?;
-        Ok(Heads::Value { val: self.apply(val, f)?, heads, rows, columns })
+        Ok(Heads::Value { val: self.apply(val, f, ring)?, heads, rows, columns })
     }
 
-    fn reciprocal_rows(&mut self, r: &Heads, lo: f64, hi_per_key: f64) -> Result<Heads, CompileError> {
+    fn reciprocal_rows(&mut self, r: &Heads, _lo: f64, _hi_per_key: f64) -> Result<Heads, CompileError> {
         let Heads::Value { val, heads, rows, columns } = r else {
             return Err(CompileError::Shape("reciprocals are of row sums".into()));
         };
-        let (from, to) = (lo.log2().floor() as i32, (hi_per_key * self.tokens as f64 * 1.02).log2().ceil() as i32);
-        let (f, _) = Precision::INVERSE_SUM;
-        let val = self.smooth(*val, |s| 1.0 / s, (from, to), f + 3);
+        let val = self.smooth(*val, |s| 1.0 / s, self.attention.sum, self.attention.inverse.0 + 3);
         Ok(Heads::Value { val, heads: *heads, rows: *rows, columns: *columns })
     }
 
     fn divide_by_length(&mut self, s: &Heads) -> Result<Heads, CompileError> {
-        let (f, ring) = Precision::CONTEXT;
+        let (f, ring) = self.attention.context;
         let (val, heads, rows, columns) = self.settle(s, f, ring)?;
         let (b, t) = (self.batch, self.tokens);
         let weights = self.b.input(Input::MeanWeights, b * t);
@@ -182,7 +184,7 @@ impl Engine for Lowering {
     }
 
     fn attend(&mut self, p: &Heads, v: &Heads) -> Result<Heads, CompileError> {
-        let (f, bits) = Precision::ATTENTION;
+        let (f, bits) = self.attention.operands;
         let (p, heads, rows, keys) = self.settle(p, f, bits)?;
         let (v, _, _, columns) = self.settle(v, f, bits)?;
         let (p, v) = (self.open(p, bits, false, true), self.open(v, bits, false, true));

@@ -5,51 +5,56 @@
 
 use sprint_model::Func;
 
-use super::{CompileError, Lowering, Precision, Val};
+use super::{CompileError, Lowering, Precision, SERIES, Val};
 use crate::fit::{Parity, fourier};
 use crate::program::{Fourier, NodeId, Op, View};
+
+/// The largest soft cap: its series' coefficients and the dealer's cosines have bits enough.
+const MOST_CAP: f64 = 1024.0;
 
 /// `lo ≤ x < hi`.
 type Range = (Option<f64>, Option<f64>);
 
 impl Lowering {
-    /// `f` on every element; `x` has [`Precision::ARGUMENT`]'s or [`Precision::EXP_ARGUMENT`]'s scale afterwards asked for by the function.
-    pub(crate) fn apply(&mut self, x: Val, f: Func) -> Result<Val, CompileError> {
+    /// `f` on every element, `|x| < 2^{ring-14}`.
+    pub(crate) fn apply(&mut self, x: Val, f: Func, ring: u32) -> Result<Val, CompileError> {
         match f {
             Func::ExpNonPositive => Ok(self.exponential(x)),
             Func::ExpShifted { shift } => {
                 let shifted = self.shift(x, -shift);
                 Ok(self.exponential(shifted))
             }
-            Func::Square => Ok(self.square(x, 0.0)),
-            Func::QuadShift { c } => Ok(self.square(x, c)),
+            Func::Square => Ok(self.square(x, 0.0, ring)),
+            Func::QuadShift { c } => Ok(self.square(x, c, ring)),
             Func::Quad => {
                 // 0.125x² + 0.25x + 0.5 = 0.125·(x + 1)² + 0.375
-                let square = self.square(x, 1.0);
+                let square = self.square(x, 1.0, ring);
                 let eighth = self.gain(square, 0.125);
                 Ok(self.shift(eighth, 0.375))
             }
-            Func::Relu => Ok(self.linear_pieces(x, &[((Some(0.0), None), 1.0, 0.0)])),
-            Func::Relu6 => Ok(self.linear_pieces(x, &[((Some(0.0), Some(6.0)), 1.0, 0.0), ((Some(6.0), None), 0.0, 6.0)])),
-            Func::Gelu | Func::GeluTanh => Ok(self.gelu(x, f)),
-            Func::BoltGelu => Ok(self.bolt_gelu(x)),
-            Func::HardGelu => Ok(self.hard_gelu(x)),
-            Func::Tanh => Ok(self.soft_cap(x, 1.0)),
-            Func::SoftCap { cap } => Ok(self.soft_cap(x, cap)),
-            other => Err(CompileError::Unsupported { what: format!("{other:?}"), fix: "choose another function".into() }),
+            Func::Relu => Ok(self.linear_pieces(x, ring, &[((Some(0.0), None), 1.0, 0.0)])),
+            Func::Relu6 => Ok(self.linear_pieces(x, ring, &[((Some(0.0), Some(6.0)), 1.0, 0.0), ((Some(6.0), None), 0.0, 6.0)])),
+            Func::Gelu | Func::GeluTanh => Ok(self.gelu(x, f, ring)),
+            Func::BoltGelu => Ok(self.bolt_gelu(x, ring)),
+            Func::HardGelu => Ok(self.hard_gelu(x, ring)),
+            Func::Tanh => self.soft_cap(x, 1.0, ring),
+            Func::SoftCap { cap } => self.soft_cap(x, cap, ring),
+            other => {
+                let fix = "choose another activation".into();
+                Err(CompileError::Unsupported { what: format!("the function {other:?}"), fix })
+            }
         }
     }
 
     /// Opens `x` with the common argument precision.
-    fn argument(&mut self, x: Val) -> NodeId {
-        let (f, ring) = Precision::ARGUMENT;
-        let x = self.fit(x, f, ring);
+    fn argument(&mut self, x: Val, ring: u32) -> NodeId {
+        let x = self.fit(x, Precision::ARGUMENT.0, ring);
         self.open(x, ring, true, true)
     }
 
     /// `(x + c)²`.
-    fn square(&mut self, x: Val, c: f64) -> Val {
-        let (f, ring) = Precision::ARGUMENT;
+    fn square(&mut self, x: Val, c: f64, ring: u32) -> Val {
+        let f = Precision::ARGUMENT.0;
         let x = self.fit(x, f, ring);
         let x = self.shift(x, c);
         let len = self.len(x);
@@ -58,9 +63,9 @@ impl Lowering {
     }
 
     /// `Σ bit·(slope·x + constant)`; slopes are 0 or 1.
-    fn linear_pieces(&mut self, x: Val, pieces: &[(Range, f64, f64)]) -> Val {
+    fn linear_pieces(&mut self, x: Val, ring: u32, pieces: &[(Range, f64, f64)]) -> Val {
         let f = Precision::ARGUMENT.0;
-        let open = self.argument(x);
+        let open = self.argument(x, ring);
         let len = self.b.len(open);
         let ranges: Vec<Range> = pieces.iter().map(|p| p.0).collect();
         let bits = self.intervals(open, f, 0, &ranges);
@@ -102,11 +107,11 @@ impl Lowering {
 
     /// `x/2 + even(x)` on `|x| < 5` by a Fourier series of the even part, `x` above, 0 below. The edges are met to within 1/2, which the series
     /// covers on one side, and on the other GELU is `x` up to 1.6e-5. Error 2e-4.
-    fn gelu(&mut self, x: Val, func: Func) -> Val {
+    fn gelu(&mut self, x: Val, func: Func, ring: u32) -> Val {
         const EDGE: f64 = 5.0;
         const EDGE_UNIT: f64 = 0.5;
         let f = Precision::ARGUMENT.0;
-        let open = self.argument(x);
+        let open = self.argument(x, ring);
         let len = self.b.len(open);
         let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, EDGE + EDGE_UNIT), 16.0, 9, Parity::Even);
         debug_assert!(even.max_error < 1e-3, "the series fits the function");
@@ -126,13 +131,13 @@ impl Lowering {
     }
 
     /// Two polynomials of degree 4, for `0 ≤ x < 2.7` and `-2.7 ≤ x < 0`, and `x` above.
-    fn bolt_gelu(&mut self, x: Val) -> Val {
+    fn bolt_gelu(&mut self, x: Val, ring: u32) -> Val {
         const FINE: u32 = 58;
         const ARGUMENT: u32 = 10;
         let (edge, [a, b, c, d, e]) = (Func::BOLT_GELU_EDGE, Func::BOLT_GELU);
         let f = Precision::ARGUMENT.0;
-        let x = self.fit(x, f, Precision::ARGUMENT.1);
-        let open = self.argument(x);
+        let x = self.fit(x, f, ring);
+        let open = self.argument(x, ring);
         let len = self.b.len(open);
         let coarse = self.lift(open, f);
         let coarse = self.rescale(coarse, ARGUMENT);
@@ -163,9 +168,9 @@ impl Lowering {
     }
 
     /// `x(x+3)/6` on `[-3, 3)`, `x` above.
-    fn hard_gelu(&mut self, x: Val) -> Val {
+    fn hard_gelu(&mut self, x: Val, ring: u32) -> Val {
         let f = Precision::ARGUMENT.0;
-        let open = self.argument(x);
+        let open = self.argument(x, ring);
         let len = self.b.len(open);
         let square = self.product(&[(open, View::ALL), (open, View::ALL)], len, 2 * f);
         let square = self.gain(square, 1.0 / 6.0);
@@ -182,26 +187,41 @@ impl Lowering {
         self.sum(inside, above)
     }
 
-    /// `c·tanh(x/c)` by a sine series on `|x| < 5c`, ±c beyond. Error 2e-4·c.
-    fn soft_cap(&mut self, x: Val, cap: f64) -> Val {
+    /// `c·tanh(x/c)` by a sine series on `|x| < 5c`, ±c beyond, for `|x| < 2^{ring-13}`, see [`argument_ring`]. The period is 2^p ≥ 12.5c and
+    /// frequencies are added until the error is 2e-4 or 1e-5·c, as the larger is.
+    fn soft_cap(&mut self, x: Val, cap: f64, ring: u32) -> Result<Val, CompileError> {
+        const EDGE: f64 = 5.0;
+        const DROP: u32 = 4;
+        if !(1.0 / 64.0..=MOST_CAP).contains(&cap) {
+            let fix = format!("choose a cap from 1/64 to {MOST_CAP}, or none");
+            return Err(CompileError::Unsupported { what: format!("caps: a soft cap of {cap}"), fix });
+        }
         let f = Precision::ARGUMENT.0;
-        let edge = 5.0 * cap;
-        let period = (edge * 3.2).log2().ceil();
-        let open = self.argument(x);
+        let edge = EDGE * cap;
+        let size = cap.log2().ceil() as i32;
+        let x = self.fit(x, f, ring);
+        let open = self.open(x, ring, false, true);
         let len = self.b.len(open);
-        let odd = fourier(|x| cap * (x / cap).tanh(), (0.0, edge), period.exp2(), 14, Parity::Odd);
-        let fit = Fourier { period_bits: (period as i32 + f as i32) as u32, cos: odd.cos, sin: odd.sin };
-        let series = self.series(open, fit, 44);
-        let inner = self.body(series, 1.1 * cap);
+        let period = (2.5 * edge).log2().ceil() as i32;
+        let goal = 2e-4f64.max(1e-5 * cap);
+        let fit = |n| fourier(|x| cap * (x / cap).tanh(), (0.0, edge), f64::from(period).exp2(), n, Parity::Odd);
+        let odd = [14, 18, 22, 28].map(fit).into_iter().find(|f| f.max_error <= goal).unwrap_or_else(|| fit(36));
+        let fit = Fourier { period_bits: (period + f as i32) as u32, cos: odd.cos, sin: odd.sin };
+        // The dealer's cosines get the bits that the coefficients' size takes.
+        let more = size.max(0) as u32;
+        let body = Precision::BODY + 3 + more;
+        let series = self.series_of(open, fit, SERIES + more, 2 * SERIES + more - Precision::BODY + body);
+        let series = self.rescale(series, Precision::BODY);
+        let inner = self.open(series, body, true, false);
         let ranges = [(Some(-edge), Some(edge)), (Some(edge), None), (None, Some(-edge))];
-        let bits = self.intervals(open, f, 4, &ranges);
+        let bits = self.intervals(open, f, DROP, &ranges);
         let bits = self.open_bits(bits);
         let fine = Precision::BODY;
         let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, fine);
         let above = self.bit_constant(bits, len, len, cap, fine);
         let below = self.bit_constant(bits, 2 * len, len, -cap, fine);
         let sum = self.sum(inside, above);
-        self.sum(sum, below)
+        Ok(self.sum(sum, below))
     }
 
     /// `exp x` for `-14 ≤ x ≤ 0.4`, 0 below (met to within 1): the square of a Fourier series of `exp(x/2)`, whose error shrinks with the value.
@@ -220,5 +240,13 @@ impl Lowering {
         let bits = self.intervals(open, f, f, &[(Some(EDGE), None)]);
         let bits = self.open_bits(bits);
         self.product(&[(bits, View::ALL), (root, View::ALL), (root, View::ALL)], len, 2 * fine)
+    }
+}
+
+/// The ring that an argument of `f` is opened in: `least`, or as much more as a soft cap's edges at ±5c need.
+pub(crate) fn argument_ring(f: Func, least: u32) -> u32 {
+    match f {
+        Func::SoftCap { cap } if cap > 1.0 && cap <= MOST_CAP => least.max(Precision::ARGUMENT.0 + 4 + cap.log2().ceil() as u32),
+        _ => least,
     }
 }

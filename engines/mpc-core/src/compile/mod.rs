@@ -13,6 +13,7 @@
 //! | q, k, opened | 13 | 36 | scores below 512 |
 //! | softmax numerators, v, opened | 13 | 38 | |
 //! | numerators times v, opened | 10 | 22 | 1024 |
+//! | the sum's inverse, opened | 10 more than the sum's bits | 3 more | 2 |
 //! | scores in the tree of the maximum | 2 | 12 | 512 |
 //! | argument of GELU, opened | 12 | 20 | 64 |
 //!
@@ -27,7 +28,7 @@ mod norm;
 mod smooth;
 
 use serde::{Deserialize, Serialize};
-use sprint_model::{Calibration, ModelSpec, WeightPolicy, classify, encode};
+use sprint_model::{Calibration, ModelSpec, Softmax, WeightPolicy, classify, encode};
 
 use crate::program::{Builder, Finish, Form, Fourier, Input, Interval, NodeId, Op, Program, View};
 
@@ -56,6 +57,17 @@ impl std::fmt::Display for Mode {
     }
 }
 
+/// What the client learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    /// The head's logits, `[batch, outputs]`.
+    #[default]
+    Logits,
+    /// The last hidden state of every token, `[batch, tokens · hidden]`; the model needs no head.
+    Hidden,
+}
+
 /// What a program is compiled for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,6 +80,9 @@ pub struct Options {
     pub batch: usize,
     /// Padded tokens of each example.
     pub tokens: usize,
+    /// What the client learns.
+    #[serde(default)]
+    pub output: Output,
     /// The ranges that [`Mode::Calibrated`] relies on; other modes ignore them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
@@ -76,7 +91,7 @@ pub struct Options {
 impl Options {
     /// Options without calibration.
     pub fn new(mode: Mode, policy: WeightPolicy, batch: usize, tokens: usize) -> Self {
-        Self { mode, policy, batch, tokens, calibration: None }
+        Self { mode, policy, batch, tokens, output: Output::Logits, calibration: None }
     }
 
     /// The same with ranges.
@@ -108,23 +123,69 @@ pub(crate) struct Precision;
 
 impl Precision {
     pub(crate) const INPUT: u32 = 14;
-    /// Least and most fractional bits of public weights; the consumer's ring decides.
     /// Of `1/length`: with 14 bits, rounding `1/60` alone would move a mean, and with it every logit, by a part in 500.
     pub(crate) const MEAN_WEIGHT: u32 = 19;
+    /// Least and most fractional bits of public weights; the consumer's ring decides.
     pub(crate) const WEIGHT: (u32, u32) = (13, 16);
     pub(crate) const DEVIATION: (u32, u32) = (13, 23);
     pub(crate) const INVERSE_DEVIATION: (u32, u32) = (12, 18);
+    pub(crate) const MEAN: (u32, u32) = (13, 38);
     pub(crate) const LORA_INNER: u32 = 12;
     pub(crate) const PRIVATE_WEIGHT: u32 = 13;
+    pub(crate) const ATTENTION_F: u32 = 13;
     pub(crate) const SCORES: (u32, u32) = (13, 36);
-    pub(crate) const ATTENTION: (u32, u32) = (13, 38);
-    pub(crate) const CONTEXT: (u32, u32) = (10, 22);
-    pub(crate) const INVERSE_SUM: (u32, u32) = (17, 20);
     pub(crate) const ARGUMENT: (u32, u32) = (12, 20);
     pub(crate) const EXP_ARGUMENT: (u32, u32) = (12, 22);
     pub(crate) const MAXIMUM: (u32, u32) = (2, 12);
     pub(crate) const BODY: u32 = 13;
-    pub(crate) const KEY_MASK: f64 = 240.0;
+}
+
+/// Widths of attention, by the sizes of a softmax's numerators and of their sum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Attention {
+    /// Numerators and values, opened for their product.
+    pub(crate) operands: (u32, u32),
+    /// Their product, opened to be divided by the sum.
+    pub(crate) context: (u32, u32),
+    /// The sum's inverse, opened.
+    pub(crate) inverse: (u32, u32),
+    /// The sum's bounds, in powers of two.
+    pub(crate) sum: (i32, i32),
+    /// How far below zero a client puts the scores of padding keys.
+    pub(crate) key_mask: f64,
+}
+
+impl Attention {
+    /// For numerators below `most` whose sum over `tokens` keys is at least `least`: a larger numerator takes ring bits, a smaller sum takes
+    /// fractional bits, so that their ratio is as exact as that of an exponential to its row's sum.
+    pub(crate) fn of(least: f64, most: f64, tokens: usize, key_mask: f64) -> Self {
+        let large = most.log2().ceil().max(0.0) as u32;
+        let small = (-least.log2().floor()).max(0.0) as u32;
+        let to = (most * tokens as f64 * 1.02).log2().ceil() as i32;
+        let inverse = (to + 10).max(17) as u32;
+        Self {
+            operands: (Precision::ATTENTION_F, 38 + large),
+            context: (10 + small, 22 + large + small),
+            inverse: (inverse, inverse + 3 + small),
+            sum: (least.log2().floor() as i32, to),
+            key_mask,
+        }
+    }
+
+    fn for_softmax(softmax: Softmax, tokens: usize) -> Result<Self, CompileError> {
+        const LEAST: f64 = 1.0 / 1024.0;
+        let (least, most) = softmax.sum_bounds();
+        if least < LEAST {
+            let fix = format!("choose at least {LEAST}: the inverse of a smaller sum does not fit the protocol's rings");
+            return Err(CompileError::Unsupported { what: format!("softmax: {softmax:?}"), fix });
+        }
+        // Relu has to see a masked score as negative, and to fit its argument's ring besides.
+        let key_mask = if softmax == Softmax::ReluOverLength { 120.0 } else { 240.0 };
+        Ok(match softmax {
+            Softmax::ReluOverLength => Self::of(1.0, 64.0, tokens, key_mask),
+            _ => Self::of(least, most, tokens, key_mask),
+        })
+    }
 }
 
 /// A share: which node, valid in Z_2^ring, with `f` fractional bits.
@@ -141,6 +202,7 @@ pub(crate) struct Lowering {
     pub(crate) policy: WeightPolicy,
     pub(crate) batch: usize,
     pub(crate) tokens: usize,
+    pub(crate) attention: Attention,
 }
 
 /// Compiles the encoder and head of `spec`. Embeddings are the client's: their tables are public.
@@ -155,32 +217,44 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
         let (what, fix) = (format!("mode {}", options.mode), "use mode exact".into());
         return Err(CompileError::Unsupported { what, fix });
     }
-    let Some(head) = &spec.head else {
-        return Err(CompileError::Unsupported {
-            what: "a model without head".into(),
-            fix: "add a head, or use the clear engines".into(),
-        });
+    let outputs = match (options.output, &spec.head) {
+        (Output::Hidden, _) => options.tokens * spec.hidden,
+        (Output::Logits, Some(head)) => head.outputs,
+        (Output::Logits, None) => {
+            let fix = "add a head, or ask for hidden states".into();
+            return Err(CompileError::Unsupported { what: "head: none, so there are no logits, which".into(), fix });
+        }
     };
     if options.policy == WeightPolicy::AllPrivate {
-        let fix = "keep the pretrained encoder public (LoRA or head tuning)".into();
-        return Err(CompileError::Unsupported { what: "an encoder whose weights are all private".into(), fix });
+        let fix = "keep the pretrained encoder public (LoRA or head tuning, weights: trained)".into();
+        return Err(CompileError::Unsupported { what: "weights: all, an encoder whose weights are all private,".into(), fix });
     }
-    let mut lowering = Lowering { b: Builder::new(), policy: options.policy, batch: options.batch, tokens: options.tokens };
+    let mut lowering = Lowering {
+        b: Builder::new(),
+        policy: options.policy,
+        batch: options.batch,
+        tokens: options.tokens,
+        attention: Attention::for_softmax(spec.softmax, options.tokens)?,
+    };
     let len = options.batch * options.tokens * spec.hidden;
     let node = lowering.b.input(Input::Embedded, len);
     let embedded = Act::value(Val { node, ring: 64, f: Precision::INPUT }, options.tokens, spec.hidden);
     let hidden = encode(&mut lowering, spec, &embedded)?;
-    let logits = classify(&mut lowering, spec, &hidden)?;
-    let output = lowering.materialise(&logits, 16, 28, false)?;
+    let result = match options.output {
+        Output::Logits => classify(&mut lowering, spec, &hidden)?,
+        Output::Hidden => hidden,
+    };
+    let output = lowering.materialise(&result, 16, 28, false)?;
     let finish = Finish {
         batch: options.batch,
         tokens: options.tokens,
         hidden: spec.hidden,
-        outputs: head.outputs,
+        outputs,
         input_bits: Precision::INPUT,
         output_bits: output.f,
         output_ring: output.ring,
         output: output.node,
+        key_mask: lowering.attention.key_mask,
     };
     Ok(lowering.b.finish(finish))
 }
@@ -290,19 +364,22 @@ impl Lowering {
         self.b.push(Op::Intervals { src: open, drop, intervals }, len)
     }
 
-    /// A Fourier series of an opened value with `f` fractional bits, as a share with 14 fractional bits less than its ring allows.
+    /// A Fourier series of an opened value, as a share in Z_2^bits with `2·SERIES` fractional bits.
     pub(crate) fn series(&mut self, open: NodeId, fit: Fourier, bits: u32) -> Val {
-        const COEFFICIENT: u32 = 15;
-        const TRIG: u32 = 15;
+        self.series_of(open, fit, SERIES, bits)
+    }
+
+    /// The same with `trig_bits` of the dealer's cosines.
+    pub(crate) fn series_of(&mut self, open: NodeId, fit: Fourier, trig_bits: u32, bits: u32) -> Val {
         let len = self.b.len(open);
         let fit = self.b.fit(fit);
-        let op = Op::Series { src: open, fit, coefficient_bits: COEFFICIENT, trig_bits: TRIG, bits };
-        Val { node: self.b.push(op, len), ring: bits, f: COEFFICIENT + TRIG }
+        let op = Op::Series { src: open, fit, coefficient_bits: SERIES, trig_bits, bits };
+        Val { node: self.b.push(op, len), ring: bits, f: SERIES + trig_bits }
     }
 }
 
-/// How far below zero a client puts the scores of padding keys.
-pub(crate) const KEY_MASK: f64 = Precision::KEY_MASK;
+/// Fractional bits of a series' coefficients and of the dealer's cosines.
+pub(crate) const SERIES: u32 = 15;
 
 /// Fractional bits of the weights of a mean over tokens.
 pub(crate) const MEAN_WEIGHT: u32 = Precision::MEAN_WEIGHT;

@@ -9,7 +9,7 @@ use crate::program::{NodeId, Op, View};
 
 /// Bits of a table's index.
 const INDEX: u32 = 10;
-/// Fractional bits of `t`, of the coefficients, and the ring `t` is opened in.
+/// Fractional bits of `t` and the ring it is opened in; significant bits of the coefficients.
 const T: (u32, u32) = (16, 20);
 const COEFFICIENT: u32 = 24;
 
@@ -71,17 +71,20 @@ impl Lowering {
         let index = self.rescale_to_unit(v, top - (INDEX as i32 - 1));
         let t = self.open(t, T.1, true, false);
         let index = self.open(index, INDEX, false, true);
-        let tables = tables(|t| g(t * f64::from(top).exp2())).map(|table| self.b.table(table));
+        // The function's size in this window is 2^e to 2^{e+4}: its coefficients get as many significant bits in every window.
+        let e = g(f64::from(top).exp2()).abs().log2().round() as i32;
+        let coefficient = (COEFFICIENT as i32 - e) as u32;
+        let tables = tables(|t| g(t * f64::from(top).exp2()), coefficient).map(|table| self.b.table(table));
         let found = self.b.push(Op::LookUp { src: index, tables: tables.to_vec() }, 3 * rows);
         let part = |this: &mut Self, j: usize| {
             let view = crate::program::Strided::new(j * rows, &[(rows, 1)]);
-            Val { node: this.b.push(Op::Gather { src: found, view }, rows), ring: 64, f: COEFFICIENT }
+            Val { node: this.b.push(Op::Gather { src: found, view }, rows), ring: 64, f: coefficient }
         };
         let [constant, linear, quadratic] = [0, 1, 2].map(|j| part(self, j));
         let square = self.product(&[(t, View::ALL), (t, View::ALL)], rows, 2 * T.0);
         let [linear, quadratic, square] = [linear, quadratic, square].map(|v| self.open(v, 64, false, true));
-        let f = COEFFICIENT + 2 * T.0;
-        let first = self.product(&[(linear, View::ALL), (t, View::ALL)], rows, COEFFICIENT + T.0);
+        let f = coefficient + 2 * T.0;
+        let first = self.product(&[(linear, View::ALL), (t, View::ALL)], rows, coefficient + T.0);
         let second = self.product(&[(quadratic, View::ALL), (square, View::ALL)], rows, f);
         let [constant, first] = [constant, first].map(|v| self.rescale(v, f));
         let sum = self.sum(constant, first);
@@ -90,7 +93,7 @@ impl Lowering {
 }
 
 /// Coefficients of `g(t) ≈ a + b·t + c·t²` around each `i/512`; below the window's quarter they repeat those of its edge.
-fn tables(g: impl Fn(f64) -> f64) -> [Vec<u64>; 3] {
+fn tables(g: impl Fn(f64) -> f64, bits: u32) -> [Vec<u64>; 3] {
     let mut tables = [Vec::new(), Vec::new(), Vec::new()];
     for i in 0..1usize << INDEX {
         let centre = (i as f64 / 512.0).max(1.0 / 64.0);
@@ -100,7 +103,7 @@ fn tables(g: impl Fn(f64) -> f64) -> [Vec<u64>; 3] {
         let half = second / 2.0;
         let coefficients = [mid - first * centre + half * centre * centre, first - second * centre, half];
         for (table, c) in tables.iter_mut().zip(coefficients) {
-            table.push(crate::weights::encode(c, COEFFICIENT));
+            table.push(crate::weights::encode(c, bits));
         }
     }
     tables

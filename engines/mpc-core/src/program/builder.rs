@@ -28,6 +28,7 @@ pub(crate) struct Finish {
     pub(crate) output_bits: u32,
     pub(crate) output_ring: u32,
     pub(crate) output: NodeId,
+    pub(crate) key_mask: f64,
 }
 
 impl Builder {
@@ -106,6 +107,7 @@ impl Builder {
             input_bits: finish.input_bits,
             output_bits: finish.output_bits,
             output_ring: finish.output_ring,
+            key_mask: finish.key_mask,
             nodes: self.nodes,
             output: finish.output,
             labels: self.labels,

@@ -253,6 +253,8 @@ pub struct Program {
     pub(crate) input_bits: u32,
     pub(crate) output_bits: u32,
     pub(crate) output_ring: u32,
+    /// How far below zero a client puts the scores of padding keys.
+    pub(crate) key_mask: f64,
     pub(crate) nodes: Vec<Node>,
     pub(crate) output: NodeId,
     pub(crate) labels: Vec<String>,
@@ -298,7 +300,7 @@ impl Program {
         self.tokens
     }
 
-    /// Logits of each example.
+    /// Logits, or values of the hidden states, of each example.
     pub fn outputs(&self) -> usize {
         self.outputs
     }

@@ -1,11 +1,13 @@
 //! `embed`: hidden states of texts, by any engine.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
-use sprint_clear::float::pooled_rows;
-use sprint_model::{Batch, Checkpoint, Encoded, Example};
+use sprint_clear::float::{embed_only, pooled_rows};
+use sprint_model::{Batch, Checkpoint, Encoded, Example, WeightPolicy};
+use sprint_mpc_core::{InMemory, Mode, Options, Output, PrivateWeights, PublicWeights, compile, encode_inputs, os_randomness};
 use sprint_train::{Backend, BackendKind, hidden_states};
 
 use super::model::ModelSource;
@@ -34,12 +36,6 @@ struct Pooled {
 }
 
 pub(super) fn run(args: &EmbedArgs) -> Result<Code, Failure> {
-    let engine: fn(&Checkpoint, &[Example]) -> Result<Vec<Pooled>, Failure> = match args.engine {
-        EngineName::F32 => by_oracle,
-        EngineName::Burn => by_trainer,
-        EngineName::Fixed => return Err(missing("fixed", "the interpreter of gate programs on ring integers")),
-        EngineName::Mpc => return Err(missing("mpc", "the interpreter of gate programs between parties")),
-    };
     let lines = read_lines(&args.input)?;
     let model = ModelSource::find(&args.model, &args.store.store)?;
     let checkpoint = model.checkpoint()?;
@@ -49,17 +45,20 @@ pub(super) fn run(args: &EmbedArgs) -> Result<Code, Failure> {
         tokens.map_err(|e| Failure::usage(format!("--input {}: text {}: {e}", args.input.display(), i + 1)))
     });
     let encoded = encoded.collect::<Result<Vec<Encoded>, Failure>>()?;
+    let mut gates = Gates::default();
+    let mut engine = |examples: &[Example]| match args.engine {
+        EngineName::F32 => by_oracle(&checkpoint, examples),
+        EngineName::Burn => by_trainer(&checkpoint, examples),
+        EngineName::Fixed => gates.run(&checkpoint, examples, Interpreter::Simulation),
+        EngineName::Mpc => gates.run(&checkpoint, examples, Interpreter::Parties),
+    };
     for chunk in encoded.chunks(BATCH) {
         let examples: Vec<Example> = chunk.iter().map(|e| e.clone().into_example(None)).collect();
-        for (tokens, pooled) in chunk.iter().zip(engine(&checkpoint, &examples)?) {
+        for (tokens, pooled) in chunk.iter().zip(engine(&examples)?) {
             show(tokens, &pooled, args.json)?;
         }
     }
     Ok(Code::DONE)
-}
-
-fn missing(name: &str, what: &str) -> Failure {
-    Failure::usage(format!("--engine {name}: this build lacks {what}")).help("--engine f32 and --engine burn are there")
 }
 
 fn by_oracle(checkpoint: &Checkpoint, examples: &[Example]) -> Result<Vec<Pooled>, Failure> {
@@ -73,6 +72,62 @@ fn by_trainer(checkpoint: &Checkpoint, examples: &[Example]) -> Result<Vec<Poole
     let backend = Backend::open(BackendKind::Flex).map_err(|e| Failure::from_error(Code::USAGE, &e))?;
     let rows = hidden_states(checkpoint, examples, backend).map_err(|e| Failure::from_error(Code::FAILED, &e))?;
     Ok(rows.into_iter().map(|row| Pooled { cls: row.cls, mean: row.mean }).collect())
+}
+
+/// Who walks the gate program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Interpreter {
+    /// One evaluator on ring integers, bit for bit what the parties compute but for the last place of truncations.
+    Simulation,
+    /// A dealer and two parties, all in this process: the protocol as it is, hiding nothing from the process itself.
+    Parties,
+}
+
+/// The model as gate programs: weights are encoded once, for all shapes of batches.
+#[derive(Default)]
+struct Gates(Option<InMemory>);
+
+impl Gates {
+    fn run(&mut self, checkpoint: &Checkpoint, examples: &[Example], interpreter: Interpreter) -> Result<Vec<Pooled>, Failure> {
+        let failed = |e: &dyn std::error::Error| Failure::from_error(Code::FAILED, e);
+        let batch = Batch::padded_to_longest(examples, checkpoint.spec().pad_token).map_err(|e| failed(&e))?;
+        let options = Options {
+            output: Output::Hidden,
+            ..Options::new(Mode::Exact, WeightPolicy::PublicBase { public_a: true }, batch.size(), batch.tokens())
+        };
+        let program = Arc::new(compile(checkpoint.spec(), &options).map_err(|e| failed(&e))?);
+        let runner = match &self.0 {
+            Some(runner) => runner.reshaped(Arc::clone(&program)).map_err(|e| failed(&e))?,
+            None => {
+                let public = PublicWeights::prepare(&program, checkpoint).map_err(|e| failed(&e))?;
+                let private = PrivateWeights::share(&program, checkpoint, &mut os_randomness).map_err(|e| failed(&e))?;
+                InMemory::new(Arc::clone(&program), Arc::new(public), private)
+            }
+        };
+        let embedded = embed_only(checkpoint, &batch).map_err(|e| failed(&e))?;
+        let input = encode_inputs(&program, &batch, embedded.data()).map_err(|e| failed(&e))?;
+        let hidden = match interpreter {
+            Interpreter::Simulation => runner.simulate(&input).map_err(|e| failed(&e))?,
+            Interpreter::Parties => {
+                runner.run(&input, [fresh_seed(), fresh_seed()], &mut os_randomness).map_err(|e| failed(&e))?.logits
+            }
+        };
+        self.0 = Some(runner);
+        let width = checkpoint.spec().hidden;
+        Ok(hidden.iter().zip(batch.lengths()).map(|(tokens, length)| pooled(tokens, width, *length)).collect())
+    }
+}
+
+fn fresh_seed() -> [u8; 32] {
+    let mut words = [0; 4];
+    os_randomness(&mut words);
+    std::array::from_fn(|i| words[i / 8].to_le_bytes()[i % 8])
+}
+
+/// The first token's state, and the mean over the tokens that are no padding.
+fn pooled(tokens: &[f32], width: usize, length: usize) -> Pooled {
+    let mean = |c: usize| tokens.iter().skip(c).step_by(width).take(length).map(|v| f64::from(*v)).sum::<f64>() / length as f64;
+    Pooled { cls: tokens[..width].to_vec(), mean: (0..width).map(|c| mean(c) as f32).collect() }
 }
 
 /// The lines of the input, or every one that is wrong with its number. Empty lines are passed over.

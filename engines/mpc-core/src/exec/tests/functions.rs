@@ -1,5 +1,5 @@
 use super::*;
-use crate::compile::{Lowering, Val};
+use crate::compile::{Attention, Lowering, Val};
 use crate::exec::local::sign_extend;
 use crate::exec::randomness::low;
 use crate::program::{Fourier, Interval};
@@ -127,6 +127,7 @@ fn row_maxima_of_every_width_are_within_a_quarter() {
             policy: sprint_model::WeightPolicy::PublicBase { public_a: true },
             batch: 1,
             tokens: width,
+            attention: Attention::of(1.0, 1.0, width, 240.0),
         };
         let node = lowering.b.input(Input::Embedded, input.len());
         let most = lowering.row_maximum(Val { node, ring: 36, f: F }, width);

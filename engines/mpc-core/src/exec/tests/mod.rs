@@ -35,8 +35,17 @@ impl Bench {
 
     fn finish(b: Builder, len: usize, ring: u32, output: NodeId) -> Self {
         let outputs = b.len(output);
-        let finish =
-            Finish { batch: 1, tokens: 1, hidden: len, outputs, input_bits: 0, output_bits: 0, output_ring: ring, output };
+        let finish = Finish {
+            batch: 1,
+            tokens: 1,
+            hidden: len,
+            outputs,
+            input_bits: 0,
+            output_bits: 0,
+            output_ring: ring,
+            output,
+            key_mask: 0.0,
+        };
         Self { program: Arc::new(b.finish(finish)) }
     }
 

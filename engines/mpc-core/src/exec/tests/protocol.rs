@@ -1,5 +1,5 @@
 use super::*;
-use crate::compile::{Lowering, Val};
+use crate::compile::{Attention, Lowering, Val};
 use crate::exec::randomness::low;
 use crate::program::Step;
 use crate::{Advance, Dealer, DealerMachine, MachineError, MaterialSource, PartyMachine};
@@ -8,11 +8,12 @@ use crate::{Advance, Dealer, DealerMachine, MachineError, MaterialSource, PartyM
 fn mixed(len: usize) -> Bench {
     const F: u32 = 26;
     let policy = sprint_model::WeightPolicy::PublicBase { public_a: true };
-    let mut lowering = Lowering { b: Builder::new(), policy, batch: 1, tokens: len };
+    let mut lowering =
+        Lowering { b: Builder::new(), policy, batch: 1, tokens: len, attention: Attention::of(1.0, 1.0, len, 240.0) };
     let node = lowering.b.input(Input::Embedded, len);
     let x = Val { node, ring: 64, f: F };
     let most = lowering.row_maximum(x, 4);
-    let exponential = lowering.apply(x, sprint_model::Func::ExpNonPositive).expect("offered");
+    let exponential = lowering.apply(x, sprint_model::Func::ExpNonPositive, 22).expect("offered");
     let both = [most.node, exponential.node].map(|id| {
         let part = slice(&mut lowering.b, id, 0, len / 4);
         let opened = open(&mut lowering.b, part, 12, false);

@@ -1,0 +1,97 @@
+//! Models with strong random weights, and every way to run them.
+
+use std::sync::Arc;
+
+use sprint_clear::float;
+use sprint_model::{Batch, Checkpoint, Example, ModelSpec, ParamKind, WeightPolicy};
+use sprint_mpc_core::{InMemory, Options, Output, PrivateWeights, Program, PublicWeights, RunReport, compile, encode_inputs};
+
+/// Frozen `A`, as the trainer leaves it.
+pub(crate) const POLICY: WeightPolicy = WeightPolicy::PublicBase { public_a: true };
+
+/// Random weights, scaled so that each dense layer keeps the size of what it reads, as trained ones do: functions then see arguments
+/// of size 1, not the 0.05 of an initialisation.
+pub(crate) fn strong(spec: ModelSpec) -> Checkpoint {
+    let (spec, mut params) = Checkpoint::random(spec, 11).expect("a valid spec").into_parts();
+    for p in spec.parameters().into_iter().filter(|p| p.kind == ParamKind::Weight) {
+        let gain = 50.0 / (*p.shape.last().expect("a matrix") as f32).sqrt();
+        let tensor = params.get_mut(&p.path).expect("random models are complete");
+        tensor.data_mut().iter_mut().for_each(|w| *w *= gain);
+    }
+    Checkpoint::from_params("strong", spec, params).expect("the same shapes")
+}
+
+/// Fills words from a fixed seed (Steele, Lea and Flood's SplitMix64): the tests are the same in every run.
+fn seeded(mut state: u64) -> impl FnMut(&mut [u64]) {
+    move |words| {
+        for word in words {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            *word = mixed ^ (mixed >> 31);
+        }
+    }
+}
+
+/// Examples of these lengths, token types alternating where the model has any.
+pub(crate) fn examples(spec: &ModelSpec, lengths: &[usize]) -> Vec<Example> {
+    let id = |row: usize, i: usize| (5 + (row * 977 + i * 131 + i * i * 17) % (spec.vocab - 5)) as u32;
+    let example = |(row, len): (usize, &usize)| Example {
+        ids: (0..*len).map(|i| id(row, i)).collect(),
+        type_ids: (0..*len).map(|i| u8::from(spec.token_types > 1 && 2 * i >= *len)).collect(),
+        label: None,
+    };
+    lengths.iter().enumerate().map(example).collect()
+}
+
+/// One batch through the float oracle, the simulation on ring integers, and two parties with a dealer.
+pub(crate) struct Runs {
+    pub(crate) program: Arc<Program>,
+    pub(crate) float: Vec<Vec<f32>>,
+    pub(crate) fixed: Vec<Vec<f32>>,
+    pub(crate) mpc: RunReport,
+}
+
+impl Runs {
+    pub(crate) fn of(model: &Checkpoint, options: &Options, lengths: &[usize]) -> Result<Self, String> {
+        let examples = examples(model.spec(), lengths);
+        let batch = Batch::new(&examples, options.tokens, model.spec().pad_token).expect("a batch");
+        let program = Arc::new(compile(model.spec(), options).map_err(|e| e.to_string())?);
+        let public = Arc::new(PublicWeights::prepare(&program, model).map_err(|e| e.to_string())?);
+        let private = PrivateWeights::share(&program, model, &mut seeded(1)).expect("private weights");
+        let runner = InMemory::new(Arc::clone(&program), public, private);
+        let embedded = float::embed_only(model, &batch).expect("embeds");
+        let input = encode_inputs(&program, &batch, embedded.data()).expect("encodes");
+        let fixed = runner.simulate(&input).map_err(|e| e.to_string())?;
+        let mpc = runner.run(&input, [[1; 32], [2; 32]], &mut seeded(2)).map_err(|e| e.to_string())?;
+        let float = match options.output {
+            Output::Logits => float::run_logits(model, &batch).expect("runs"),
+            Output::Hidden => {
+                let hidden = float::run_hidden(model, &batch).expect("runs");
+                hidden.data().chunks_exact(options.tokens * model.spec().hidden).map(<[f32]>::to_vec).collect()
+            }
+        };
+        Ok(Self { program, float, fixed, mpc })
+    }
+
+    /// Largest differences to the float model, of the simulation and of the parties.
+    pub(crate) fn distances(&self) -> [f32; 2] {
+        [&self.fixed, &self.mpc.logits].map(|x| distance(&self.float, x))
+    }
+
+    /// Holds the measured cost against the declared one.
+    pub(crate) fn assert_cost(&self, name: &str) {
+        let cost = self.program.cost();
+        assert_eq!(self.mpc.rounds, cost.rounds, "{name}: rounds");
+        assert_eq!(self.mpc.online_bytes, [cost.online_bytes; 2], "{name}: online bytes");
+        assert_eq!(self.mpc.dealer_bytes, cost.dealer_bytes, "{name}: dealer bytes");
+    }
+}
+
+/// Largest `|a - b|`; infinite where the shapes differ.
+pub(crate) fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    if a.iter().map(Vec::len).ne(b.iter().map(Vec::len)) {
+        return f32::INFINITY;
+    }
+    a.iter().flatten().zip(b.iter().flatten()).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+}
