@@ -85,7 +85,7 @@ impl Softmax {
     pub fn sum_bounds(self) -> (f64, f64) {
         match self {
             Self::Exact | Self::Scaled { .. } | Self::ReluOverLength => (1.0, 1.0),
-            Self::Shifted { .. } => ((-6.0_f64).exp(), 1.0),
+            Self::Shifted { .. } => ((-12.0_f64).exp(), 1.0),
             Self::TwoRelu { eps } => (eps, 64.0),
             Self::TwoQuad { .. } => (1.0 / 16.0, 1024.0),
         }

@@ -1,6 +1,6 @@
 //! Times one private inference of a published shape with random weights, dealer and both parties in one process, no network.
 //!
-//! Arguments: shape (`roberta-base`), tokens (128), batch (1). CPU seconds are those of the process between calls, so each role's share is exact; with
+//! Arguments: shape (`roberta-base`), tokens (128), batch (1), mode (`exact`; `calibrated` measures ranges on random inputs first). CPU seconds are those of the process between calls, so each role's share is exact; with
 //! `RAYON_NUM_THREADS=1` they are also its wall time on an idle machine.
 
 use std::collections::VecDeque;
@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
-use sprint_clear::float;
-use sprint_model::{Batch, Checkpoint, Example, HeadSpec, LoraSpec, ModelSpec, Pooling, TargetModules, WeightPolicy};
+use sprint_clear::float::{self, Margin, calibrate};
+use sprint_model::{
+    Batch, Calibration, Checkpoint, Example, HeadSpec, LoraSpec, ModelSpec, Pooling, TargetModules, WeightPolicy,
+};
 use sprint_mpc_core::{
-    Advance, Dealer, DealerMachine, Inputs, KindCost, MachineError, MaterialSource, Mode, Options, Party, PartyId, PartyMachine,
-    PrivateWeights, Program, PublicWeights, compile, decode_logits, encode_inputs, os_randomness,
+    Advance, Dealer, DealerMachine, InMemory, Inputs, KindCost, MachineError, MaterialSource, Mode, Options, Party, PartyId,
+    PartyMachine, PrivateWeights, Program, PublicWeights, compile, decode_logits, encode_inputs, os_randomness,
 };
 
 fn cpu_seconds() -> f64 {
@@ -73,6 +75,17 @@ fn model(name: &str) -> Result<Checkpoint, Box<dyn Error>> {
     Ok(Checkpoint::random(spec, 7)?)
 }
 
+/// Ranges on eight random inputs, one of them padded.
+fn ranges(model: &Checkpoint, tokens: usize) -> Result<Calibration, Box<dyn Error>> {
+    let batches = (0..8u32).map(|row| {
+        let length = if row == 0 { tokens / 2 } else { tokens };
+        let ids = (0..length as u32).map(|i| 5 + (i * i * 31 + i * (37 + 2 * row) + row * 977) % 20_000).collect();
+        let example = Example { ids, type_ids: vec![0; length], label: None };
+        Batch::new(&[example], tokens, model.spec().pad_token)
+    });
+    Ok(calibrate(model, &batches.collect::<Result<Vec<_>, _>>()?, Margin::default())?)
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let name = args.first().map_or("roberta-base", String::as_str);
@@ -84,7 +97,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         (0..size).map(|_| Example { ids: ids.clone(), type_ids: vec![0; tokens], label: None }).collect();
     let batch = Batch::new(&examples, tokens, model.spec().pad_token)?;
     let policy = WeightPolicy::PublicBase { public_a: true };
-    let options = Options::new(Mode::Exact, policy, size, tokens);
+    let mode: Mode = serde_json::from_value(args.get(3).map_or("exact", String::as_str).into())?;
+    let calibration = if mode == Mode::Calibrated { Some(ranges(&model, tokens)?) } else { None };
+    let options = Options::new(mode, policy, size, tokens).with_calibration(calibration);
 
     let start = cpu_seconds();
     let program = Arc::new(compile(model.spec(), &options)?);
@@ -97,7 +112,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let embedded = float::embed_only(&model, &batch)?;
     let expected = float::run_logits(&model, &batch)?;
     let input = encode_inputs(&program, &batch, embedded.data())?;
+    let again = PrivateWeights::share(&program, &model, &mut os_randomness)?;
     drop(model);
+    let simulated = InMemory::new(Arc::clone(&program), Arc::clone(&public), again).simulate(&input)?;
+    println!("simulation off by {:.1e}", largest(&simulated, &expected));
     for _ in 0..2 {
         one(&program, &public, &private, &input.share(&mut os_randomness), &expected)?;
     }
@@ -146,7 +164,7 @@ fn one(
         }
     }
     let logits = decode_logits(program, [&outputs[0], &outputs[1]])?;
-    let worst = logits.iter().flatten().zip(expected.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let worst = largest(&logits, expected);
     println!(
         "dealer {:.2} CPU-s, p0 {:.2} CPU-s, p1 {:.2} CPU-s, wall {:.2} s, logits off by {worst:.1e}",
         feed.dealer_cpu,
@@ -155,6 +173,10 @@ fn one(
         wall.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+fn largest(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 fn print_cost(program: &Program) {

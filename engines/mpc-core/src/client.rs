@@ -78,12 +78,19 @@ pub fn decode_logits(program: &Program, shares: [&[u8]; 2]) -> Result<Vec<Vec<f3
     }
     let word = |c: &[u8]| u64::from_le_bytes(c.try_into().expect("chunks of 8"));
     let sums = shares[0].chunks_exact(8).zip(shares[1].chunks_exact(8)).map(|(a, b)| word(a).wrapping_add(word(b)));
-    Ok(logits(program, &sums.collect::<Vec<_>>()))
+    logits(program, &sums.collect::<Vec<_>>())
 }
 
-/// Logits from reconstructed output words.
-pub(crate) fn logits(program: &Program, words: &[u64]) -> Vec<Vec<f32>> {
+/// Logits from reconstructed output words, unless an alarm among them is not 0.
+pub(crate) fn logits(program: &Program, words: &[u64]) -> Result<Vec<Vec<f32>>, MachineError> {
+    let (words, alarms) = words.split_at(program.batch() * program.outputs());
+    if let Some(at) = alarms.iter().position(|w| *w != 0) {
+        // The window words of all examples come first, then the lift words of each.
+        let batch = program.batch();
+        let example = if at < batch { at } else { (at - batch) / crate::program::Op::LIFT_LANES };
+        return Err(MachineError::OutOfRange { example });
+    }
     let scale = f64::from(program.output_bits).exp2();
     let value = |w: &u64| (crate::exec::local::sign_extend(*w, program.output_ring) as f64 / scale) as f32;
-    words.chunks_exact(program.outputs()).map(|row| row.iter().map(value).collect()).collect()
+    Ok(words.chunks_exact(program.outputs()).map(|row| row.iter().map(value).collect()).collect())
 }

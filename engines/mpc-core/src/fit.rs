@@ -8,6 +8,13 @@ pub(crate) struct Fit {
     pub(crate) max_error: f64,
 }
 
+impl Fit {
+    /// Sum of the coefficients' sizes: what the rounding of sines and cosines is multiplied by.
+    pub(crate) fn size(&self) -> f64 {
+        self.cos.iter().chain(&self.sin).map(|c| c.abs()).sum()
+    }
+}
+
 /// Which terms a fit uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parity {
@@ -20,9 +27,23 @@ pub(crate) enum Parity {
 ///
 /// The function need not be periodic: the interval is shorter than the period, and the series is free on the rest (a Fourier
 /// extension; Huybrechs 2010). The small ridge keeps the coefficients, hence the fixed-point noise, small.
-pub(crate) fn fourier(f: impl Fn(f64) -> f64, (lo, hi): (f64, f64), period: f64, frequencies: usize, parity: Parity) -> Fit {
+pub(crate) fn fourier(f: impl Fn(f64) -> f64, range: (f64, f64), period: f64, frequencies: usize, parity: Parity) -> Fit {
+    least_squares(f, &[range], period, (frequencies, parity), 1e-11)
+}
+
+/// The same on several intervals of one period at once, with both kinds of term and a smaller ridge.
+pub(crate) fn fourier_on(f: impl Fn(f64) -> f64, ranges: &[(f64, f64)], period: f64, frequencies: usize) -> Fit {
+    least_squares(f, ranges, period, (frequencies, Parity::Neither), 1e-13)
+}
+
+fn least_squares(
+    f: impl Fn(f64) -> f64,
+    ranges: &[(f64, f64)],
+    period: f64,
+    (frequencies, parity): (usize, Parity),
+    ridge: f64,
+) -> Fit {
     const POINTS: usize = 4001;
-    const RIDGE: f64 = 1e-11;
     let omega = std::f64::consts::TAU / period;
     let cosines = if parity == Parity::Odd { 0 } else { frequencies + 1 };
     let sines = if parity == Parity::Even { 0 } else { frequencies };
@@ -31,7 +52,9 @@ pub(crate) fn fourier(f: impl Fn(f64) -> f64, (lo, hi): (f64, f64), period: f64,
         let cos = (0..cosines).map(|j| libm::cos(j as f64 * omega * x));
         cos.chain((1..=sines).map(|j| libm::sin(j as f64 * omega * x))).collect()
     };
-    let points: Vec<f64> = (0..POINTS).map(|i| lo + (hi - lo) * i as f64 / (POINTS - 1) as f64).collect();
+    let each = POINTS / ranges.len();
+    let points = ranges.iter().flat_map(|(lo, hi)| (0..each).map(move |i| lo + (hi - lo) * i as f64 / (each - 1) as f64));
+    let points: Vec<f64> = points.collect();
     let mut normal = vec![vec![0.0; n]; n];
     let mut right = vec![0.0; n];
     for x in &points {
@@ -44,7 +67,7 @@ pub(crate) fn fourier(f: impl Fn(f64) -> f64, (lo, hi): (f64, f64), period: f64,
             }
         }
     }
-    (0..n).for_each(|i| normal[i][i] += RIDGE * POINTS as f64);
+    (0..n).for_each(|i| normal[i][i] += ridge * points.len() as f64);
     let solution = solve(normal, right);
     let value = |x: f64| basis(x).iter().zip(&solution).map(|(b, c)| b * c).sum::<f64>();
     let max_error = points.iter().map(|x| (value(*x) - f(*x)).abs()).fold(0.0, f64::max);

@@ -97,6 +97,14 @@ pub enum MachineError {
     /// The dealer's stream ended or broke.
     #[error("one-time material: {0}")]
     Material(String),
+    /// A value of an example left the range that the program was calibrated for; its output means nothing and is not shown.
+    #[error(
+        "example {example}: a value left its calibrated range, so the result is refused: calibrate on inputs like it, or use mode exact"
+    )]
+    OutOfRange {
+        /// Its place in the batch.
+        example: usize,
+    },
     /// An input of the wrong shape.
     #[error("input: {0}")]
     Input(String),

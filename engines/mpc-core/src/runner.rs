@@ -168,6 +168,6 @@ impl InMemory {
     pub fn simulate(&self, input: &ClientInput) -> Result<Vec<Vec<f32>>, SimulateError> {
         let private = [&*self.private[0], &*self.private[1]];
         let words = simulate(&self.program, &self.public, private, &input.words)?;
-        Ok(logits(&self.program, &words))
+        Ok(logits(&self.program, &words)?)
     }
 }

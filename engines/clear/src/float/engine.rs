@@ -5,6 +5,7 @@ use sprint_model::{
     Batch, BatchError, Checkpoint, Embedding, EmbeddingEngine, Engine, Func, LayerNorm, Linear, ParamPath, Pooling,
 };
 
+use super::calibrate::Observed;
 use super::gemm::Packed;
 use super::tensor::{FloatAct, FloatHeads};
 
@@ -49,13 +50,24 @@ pub struct FloatEngine<'a> {
     checkpoint: &'a Checkpoint,
     batch: &'a Batch,
     part: String,
+    observed: Option<Observed>,
 }
 
 impl<'a> FloatEngine<'a> {
     /// The oracle of `batch` under `checkpoint`'s weights.
     pub fn new(checkpoint: &'a Checkpoint, batch: &'a Batch) -> Result<Self, FloatError> {
         batch.check(checkpoint.spec())?;
-        Ok(Self { checkpoint, batch, part: String::new() })
+        Ok(Self { checkpoint, batch, part: String::new(), observed: None })
+    }
+
+    /// The same, noting ranges.
+    pub(super) fn observing(self, observed: Observed) -> Self {
+        Self { observed: Some(observed), ..self }
+    }
+
+    /// What was noted.
+    pub(super) fn observed(self) -> Observed {
+        self.observed.unwrap_or_default()
     }
 
     /// A parameter's values, which must be `size`.
@@ -195,6 +207,9 @@ impl Engine for FloatEngine<'_> {
     }
 
     fn map(&mut self, x: &FloatAct, f: Func) -> Result<FloatAct, FloatError> {
+        if let Some(observed) = &mut self.observed {
+            observed.arguments(&self.part, x.data());
+        }
         Ok(FloatAct::of(x.shape(), map(x.data(), f)))
     }
 
@@ -256,7 +271,11 @@ impl Engine for FloatEngine<'_> {
     }
 
     fn mask_keys(&mut self, s: &FloatHeads) -> Result<FloatHeads, FloatError> {
-        self.edit_padding(s, "mask_keys", |x| *x += MASKED)
+        let masked = self.edit_padding(s, "mask_keys", |x| *x += MASKED)?;
+        if let Some(observed) = &mut self.observed {
+            observed.scores(&self.part, s, self.batch.lengths());
+        }
+        Ok(masked)
     }
 
     fn drop_keys(&mut self, s: &FloatHeads) -> Result<FloatHeads, FloatError> {

@@ -44,6 +44,8 @@ pub(crate) struct Normed {
 pub(crate) enum Heads {
     /// A split that waits for its consumer's precision.
     Split { x: Act, heads: usize },
+    /// Public ceilings of the scores, in place of their rows' maxima.
+    Ceiling,
     /// A share.
     Value { val: Val, heads: usize, rows: usize, columns: usize },
 }
@@ -114,10 +116,12 @@ impl Lowering {
         Val { node, ring: v.ring, f: v.f + SHIFT }
     }
 
-    /// A value with the operand precision of dense layers: as it is where its product still fits 64 bits.
-    pub(crate) fn operand(&mut self, x: &Act) -> Result<Val, CompileError> {
+    /// A value with the operand precision of dense layers: as it is where its product still fits 64 bits and leaves a consumer that wants `f`
+    /// fractional bits in Z_2^ring enough of its ring.
+    pub(crate) fn operand(&mut self, x: &Act, (f, ring): (u32, u32)) -> Result<Val, CompileError> {
+        let room = (ring + Precision::WEIGHT.0).saturating_sub(f).min(32);
         match x.terms.as_slice() {
-            [(Term::Value(v), 1.0)] if v.ring - v.f >= 32 && v.f <= 28 => Ok(*v),
+            [(Term::Value(v), 1.0)] if v.ring - v.f >= room && v.f <= 28 => Ok(*v),
             _ => self.materialise(x, Precision::INPUT, 50, false),
         }
     }

@@ -21,6 +21,7 @@ impl Lowering {
                 let v = self.split(x, *heads, f, ring)?;
                 Ok((v, *heads, x.tokens, x.channels / heads))
             }
+            Heads::Ceiling => Err(CompileError::Shape("a public ceiling is no operand".into())),
             Heads::Value { val, heads, rows, columns } => Ok((self.fit(*val, f, ring), *heads, *rows, *columns)),
         }
     }

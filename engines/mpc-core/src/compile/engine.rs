@@ -68,6 +68,7 @@ impl Engine for Lowering {
     fn merge_heads(&mut self, x: &Heads) -> Result<Act, CompileError> {
         match x {
             Heads::Split { x, .. } => Ok(x.clone()),
+            Heads::Ceiling => Err(CompileError::Shape("a public ceiling is no operand".into())),
             Heads::Value { val, heads, rows, columns } => {
                 let (h, t, d) = (*heads, *rows, *columns);
                 let view = Strided::new(0, &[(self.batch, h * t * d), (t, d), (h, t * d), (d, 1)]);
@@ -79,9 +80,10 @@ impl Engine for Lowering {
     }
 
     fn scores(&mut self, q: &Heads, k: &Heads, factor: f64) -> Result<Heads, CompileError> {
-        let (f, bits) = Precision::SCORES;
+        let (f, bits) = self.attention.scores;
         let scaled = match q {
             Heads::Split { x, heads } => Heads::Split { x: self.scale(x, factor)?, heads: *heads },
+            Heads::Ceiling => return Err(CompileError::Shape("a public ceiling is no operand".into())),
             Heads::Value { val, heads, rows, columns } => {
                 Heads::Value { val: self.gain(*val, factor), heads: *heads, rows: *rows, columns: *columns }
             }
@@ -102,7 +104,7 @@ impl Engine for Lowering {
 
     fn drop_keys(&mut self, s: &Heads) -> Result<Heads, CompileError> {
         // The product with the keep mask fits the operands' ring again.
-        let f = (Precision::ATTENTION_F + 50 - self.attention.operands.1).min(20);
+        let f = (self.attention.numerators + 50 - self.attention.operands.1).min(20);
         let ring = f + 14;
         let (val, heads, rows, columns) = self.settle(s, f, ring)?;
         let len = self.len(val);
@@ -113,6 +115,9 @@ impl Engine for Lowering {
     }
 
     fn row_max(&mut self, s: &Heads) -> Result<Heads, CompileError> {
+        if self.ceilings.is_some() {
+            return Ok(Heads::Ceiling);
+        }
         let (val, heads, rows, columns) = self.settle(s, 26, 36)?;
         let val = self.row_maximum(val, columns);
         Ok(Heads::Value { val, heads, rows, columns: 1 })
@@ -128,6 +133,9 @@ impl Engine for Lowering {
     }
 
     fn sub_rows(&mut self, s: &Heads, r: &Heads) -> Result<Heads, CompileError> {
+        if matches!(r, Heads::Ceiling) {
+            return self.below_ceiling(s);
+        }
         let (f, ring) = Precision::EXP_ARGUMENT;
         let (s, heads, rows, columns) = self.settle(s, f, ring)?;
         let (r, ..) = self.settle(r, f, ring)?;
@@ -144,6 +152,7 @@ impl Engine for Lowering {
         let len = self.len(s);
         let (s, r) = (self.open(s, ring, true, true), self.open(r, inverse_ring, true, true));
         let val = self.product(&[(s, View::ALL), (r, View::rows(columns))], len, f + inverse_f);
+        let val = self.rescale(val, val.f.min(28));
         Ok(Heads::Value { val, heads, rows, columns })
     }
 
@@ -163,6 +172,9 @@ impl Engine for Lowering {
         let Heads::Value { val, heads, rows, columns } = r else {
             return Err(CompileError::Shape("reciprocals are of row sums".into()));
         };
+        if let Some(sum) = self.ceilings.as_ref().map(|c| c.sum) {
+            self.require_between(*val, sum);
+        }
         let val = self.smooth(*val, |s| 1.0 / s, self.attention.sum, self.attention.inverse.0 + 3);
         Ok(Heads::Value { val, heads: *heads, rows: *rows, columns: *columns })
     }
@@ -185,14 +197,17 @@ impl Engine for Lowering {
 
     fn attend(&mut self, p: &Heads, v: &Heads) -> Result<Heads, CompileError> {
         let (f, bits) = self.attention.operands;
-        let (p, heads, rows, keys) = self.settle(p, f, bits)?;
+        let numerators = self.attention.numerators;
+        let (p, heads, rows, keys) = self.settle(p, numerators, bits)?;
         let (v, _, _, columns) = self.settle(v, f, bits)?;
         let (p, v) = (self.open(p, bits, false, true), self.open(v, bits, false, true));
         let val = self.matrices(p, v, (rows, keys, columns), self.batch * heads, (f, bits, false));
-        Ok(Heads::Value { val, heads, rows, columns })
+        Ok(Heads::Value { val: Val { f: f + numerators, ..val }, heads, rows, columns })
     }
 
     fn enter(&mut self, part: &str) {
+        let layer = part.strip_prefix("layer.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        self.layer = layer.unwrap_or(self.layer);
         self.b.enter(part);
     }
 }

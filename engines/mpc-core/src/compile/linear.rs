@@ -27,7 +27,7 @@ impl Lowering {
         let fold = x.as_normed().map(|n| n.norm.clone());
         let operand = match x.as_normed() {
             Some(normed) => normed.scaled,
-            None => self.operand(x)?,
+            None => self.operand(x, (f, ring))?,
         };
         // What truncation to f leaves of the operand's ring must hold `ring` bits.
         let room = (operand.ring + f).saturating_sub(ring + operand.f);

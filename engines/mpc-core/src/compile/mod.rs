@@ -10,17 +10,18 @@
 //! | inverse deviation, opened | 12 | 18 | 16 |
 //! | normalised state `d·r` | 25 | 64 | |
 //! | weight of a public layer | 13 to 16, as its consumer's ring allows | | 64 |
-//! | q, k, opened | 13 | 36 | scores below 512 |
-//! | softmax numerators, v, opened | 13 | 38 | |
+//! | q, k, opened | 13 (calibrated 12) | 36 (34) | scores below 512 |
+//! | softmax numerators, v, opened | 13 (12) | 38 (36) | |
 //! | numerators times v, opened | 10 | 22 | 1024 |
-//! | the sum's inverse, opened | 10 more than the sum's bits | 3 more | 2 |
+//! | the sum's inverse, opened | 18 | 21 | 2 |
 //! | scores in the tree of the maximum | 2 | 12 | 512 |
-//! | argument of GELU, opened | 12 | 20 | 64 |
+//! | argument of GELU, opened | 12 (11) | 20 (by its range) | 64 |
 //!
 //! A value that would not fit is widened by an opening of its own ([`Lowering::widen`]), at the price of a round.
 
 mod act;
 mod attention;
+mod calibrated;
 mod engine;
 mod function;
 mod linear;
@@ -33,6 +34,7 @@ use sprint_model::{Calibration, ModelSpec, Softmax, WeightPolicy, classify, enco
 use crate::program::{Builder, Finish, Form, Fourier, Input, Interval, NodeId, Op, Program, View};
 
 pub(crate) use act::Act;
+use calibrated::Ceilings;
 
 /// How much one-time material and how much exactness an inference uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -132,8 +134,6 @@ impl Precision {
     pub(crate) const MEAN: (u32, u32) = (13, 38);
     pub(crate) const LORA_INNER: u32 = 12;
     pub(crate) const PRIVATE_WEIGHT: u32 = 13;
-    pub(crate) const ATTENTION_F: u32 = 13;
-    pub(crate) const SCORES: (u32, u32) = (13, 36);
     pub(crate) const ARGUMENT: (u32, u32) = (12, 20);
     pub(crate) const EXP_ARGUMENT: (u32, u32) = (12, 22);
     pub(crate) const MAXIMUM: (u32, u32) = (2, 12);
@@ -143,7 +143,11 @@ impl Precision {
 /// Widths of attention, by the sizes of a softmax's numerators and of their sum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Attention {
-    /// Numerators and values, opened for their product.
+    /// Queries and keys, opened for their product.
+    pub(crate) scores: (u32, u32),
+    /// Fractional bits of the numerators.
+    pub(crate) numerators: u32,
+    /// Values, opened for their product with the numerators, and its ring.
     pub(crate) operands: (u32, u32),
     /// Their product, opened to be divided by the sum.
     pub(crate) context: (u32, u32),
@@ -157,14 +161,19 @@ pub(crate) struct Attention {
 
 impl Attention {
     /// For numerators below `most` whose sum over `tokens` keys is at least `least`: a larger numerator takes ring bits, a smaller sum takes
-    /// fractional bits, so that their ratio is as exact as that of an exponential to its row's sum.
-    pub(crate) fn of(least: f64, most: f64, tokens: usize, key_mask: f64) -> Self {
+    /// fractional bits, so that their ratio is as exact as that of an exponential to its row's sum. Scales do not depend on `tokens`, so the
+    /// weights that read the result are encoded once for programs of all lengths. `f` are the fractional bits of what is multiplied.
+    pub(crate) fn of((least, most): (f64, f64), tokens: usize, f: u32, key_mask: f64) -> Self {
         let large = most.log2().ceil().max(0.0) as u32;
         let small = (-least.log2().floor()).max(0.0) as u32;
         let to = (most * tokens as f64 * 1.02).log2().ceil() as i32;
-        let inverse = (to + 10).max(17) as u32;
+        let inverse = 18 + large;
+        // Small numerators have a few bits to spare.
+        let fine = small.saturating_sub(2);
         Self {
-            operands: (Precision::ATTENTION_F, 38 + large),
+            scores: (f, 2 * f + 10),
+            numerators: f + fine,
+            operands: (f, 2 * f + 12 + large + fine),
             context: (10 + small, 22 + large + small),
             inverse: (inverse, inverse + 3 + small),
             sum: (least.log2().floor() as i32, to),
@@ -174,7 +183,12 @@ impl Attention {
 
     fn for_softmax(softmax: Softmax, tokens: usize) -> Result<Self, CompileError> {
         const LEAST: f64 = 1.0 / 1024.0;
-        let (least, most) = softmax.sum_bounds();
+        const F: u32 = 13;
+        let (least, most) = match softmax {
+            // Sums of a public shift may be smaller still, but are not exact to the logits' tolerance there.
+            Softmax::Shifted { .. } => (2.0 * LEAST, 1.0),
+            softmax => softmax.sum_bounds(),
+        };
         if least < LEAST {
             let fix = format!("choose at least {LEAST}: the inverse of a smaller sum does not fit the protocol's rings");
             return Err(CompileError::Unsupported { what: format!("softmax: {softmax:?}"), fix });
@@ -182,8 +196,8 @@ impl Attention {
         // Relu has to see a masked score as negative, and to fit its argument's ring besides.
         let key_mask = if softmax == Softmax::ReluOverLength { 120.0 } else { 240.0 };
         Ok(match softmax {
-            Softmax::ReluOverLength => Self::of(1.0, 64.0, tokens, key_mask),
-            _ => Self::of(least, most, tokens, key_mask),
+            Softmax::ReluOverLength => Self::of((1.0, 64.0), tokens, F, key_mask),
+            _ => Self::of((least, most), tokens, F, key_mask),
         })
     }
 }
@@ -203,6 +217,13 @@ pub(crate) struct Lowering {
     pub(crate) batch: usize,
     pub(crate) tokens: usize,
     pub(crate) attention: Attention,
+    /// The ranges that functions may rely on.
+    pub(crate) calibration: Option<Calibration>,
+    pub(crate) ceilings: Option<Ceilings>,
+    /// The encoder layer being lowered.
+    pub(crate) layer: usize,
+    pub(crate) alarms: Vec<NodeId>,
+    pub(crate) lift_checks: Vec<NodeId>,
 }
 
 /// Compiles the encoder and head of `spec`. Embeddings are the client's: their tables are public.
@@ -213,10 +234,20 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
             options.batch, options.tokens
         )));
     }
-    if options.mode != Mode::Exact {
-        let (what, fix) = (format!("mode {}", options.mode), "use mode exact".into());
-        return Err(CompileError::Unsupported { what, fix });
+    if options.mode == Mode::Lean {
+        return Err(CompileError::Unsupported { what: "mode lean".into(), fix: "use mode exact".into() });
     }
+    let calibration = match (options.mode, &options.calibration) {
+        (Mode::Calibrated, Some(calibration)) => {
+            calibration.check(spec).map_err(|e| CompileError::Shape(e.to_string()))?;
+            Some(calibration.clone())
+        }
+        (Mode::Calibrated, None) => {
+            let fix = "calibrate the model on inputs like the ones to come, or use mode exact".into();
+            return Err(CompileError::Unsupported { what: "mode calibrated without ranges".into(), fix });
+        }
+        _ => None,
+    };
     let outputs = match (options.output, &spec.head) {
         (Output::Hidden, _) => options.tokens * spec.hidden,
         (Output::Logits, Some(head)) => head.outputs,
@@ -235,7 +266,13 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
         batch: options.batch,
         tokens: options.tokens,
         attention: Attention::for_softmax(spec.softmax, options.tokens)?,
+        calibration,
+        ceilings: None,
+        layer: 0,
+        alarms: Vec::new(),
+        lift_checks: Vec::new(),
     };
+    lowering.calibrate_softmax(spec.softmax)?;
     let len = options.batch * options.tokens * spec.hidden;
     let node = lowering.b.input(Input::Embedded, len);
     let embedded = Act::value(Val { node, ring: 64, f: Precision::INPUT }, options.tokens, spec.hidden);
@@ -244,7 +281,13 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
         Output::Logits => classify(&mut lowering, spec, &hidden)?,
         Output::Hidden => hidden,
     };
-    let output = lowering.materialise(&result, 16, 28, false)?;
+    let mut output = lowering.materialise(&result, 16, 28, false)?;
+    let alarms = lowering.alarms();
+    let alarm_words = alarms.iter().map(|id| lowering.b.len(*id)).sum();
+    if alarm_words > 0 {
+        let parts = std::iter::once(output.node).chain(alarms).collect();
+        output.node = lowering.b.push(Op::Concat(parts), options.batch * outputs + alarm_words);
+    }
     let finish = Finish {
         batch: options.batch,
         tokens: options.tokens,
@@ -255,11 +298,43 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
         output_ring: output.ring,
         output: output.node,
         key_mask: lowering.attention.key_mask,
+        alarms: alarm_words,
+        calibration: lowering.calibration,
     };
     Ok(lowering.b.finish(finish))
 }
 
 impl Lowering {
+    /// A lowering of gates alone, for their tests.
+    #[cfg(test)]
+    pub(crate) fn bare(tokens: usize) -> Self {
+        Self {
+            b: Builder::new(),
+            policy: WeightPolicy::PublicBase { public_a: true },
+            batch: 1,
+            tokens,
+            attention: Attention::of((1.0, 1.0), tokens, 13, 240.0),
+            calibration: None,
+            ceilings: None,
+            layer: 0,
+            alarms: Vec::new(),
+            lift_checks: Vec::new(),
+        }
+    }
+
+    /// Public ceilings in place of secret maxima, where the model's softmax has one and there are ranges.
+    fn calibrate_softmax(&mut self, softmax: Softmax) -> Result<(), CompileError> {
+        /// A bit less than elsewhere: known ranges cost less, and rounding here is averaged over the keys.
+        const CALIBRATED_F: u32 = 12;
+        let Some(calibration) = &self.calibration else { return Ok(()) };
+        if let Softmax::Exact | Softmax::Scaled { .. } = softmax {
+            let ceilings = Ceilings::of(calibration, self.tokens)?;
+            self.attention = Attention::of((ceilings.sum.0, 1.0), self.tokens, CALIBRATED_F, ceilings.mask);
+            self.ceilings = Some(ceilings);
+        }
+        Ok(())
+    }
+
     pub(crate) fn len(&self, v: Val) -> usize {
         self.b.len(v.node)
     }

@@ -53,7 +53,7 @@ impl Lowering {
     }
 
     /// `v` as an integer number of `2^unit`.
-    fn rescale_to_unit(&mut self, v: Val, unit: i32) -> Val {
+    pub(super) fn rescale_to_unit(&mut self, v: Val, unit: i32) -> Val {
         let f = -unit;
         let by = v.f as i32 - f;
         if by >= 0 {

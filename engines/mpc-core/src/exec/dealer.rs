@@ -7,7 +7,7 @@ use sprint_kernel::{dpf, gemm, gemm_nt, lut, pack};
 use zeroize::Zeroize;
 
 use super::circle::{Circle, Harmonics, nearest};
-use super::material::{blocks, elements};
+use super::material::{blocks, elements, unit_vectors, unit_words};
 use super::monomial::{Expansion, Term};
 use super::randomness::{Purpose, Streams, low};
 use crate::program::{Form, Node, NodeId, Op, Program, Step, operands};
@@ -104,6 +104,9 @@ impl Dealer {
             Op::Intervals { src, drop, .. } => {
                 let domain = program.open_bits(*src) - drop;
                 let alphas: Vec<u64> = self.known(*src).iter().map(|r| r >> drop).collect();
+                if unit_vectors(domain) {
+                    return self.deal_unit_vectors(id, unit_words(domain), &alphas);
+                }
                 self.deal_keys(id, elements(&program, node), |from, len, roots, out| {
                     dpf::generate(domain, &alphas[from..from + len], &roots[0], &roots[1], out);
                 });
@@ -143,6 +146,21 @@ impl Dealer {
             let mut keys = Vec::new();
             generate(from, len, &roots, &mut keys);
             self.pending.push_back([keys.clone(), keys]);
+        }
+    }
+
+    fn deal_unit_vectors(&mut self, id: NodeId, words: usize, alphas: &[u64]) {
+        for (from, len) in blocks(alphas.len()) {
+            let mut share = self.streams[0].words(id, Purpose::Product, 0, words * from, words * len);
+            for (vector, alpha) in share.chunks_exact_mut(words).zip(&alphas[from..from + len]) {
+                // Every word is touched, whatever the secret.
+                for (at, word) in vector.iter_mut().enumerate() {
+                    *word ^= u64::from(alpha >> 6 == at as u64) << (alpha & 63);
+                }
+            }
+            let mut out = Vec::with_capacity(8 * share.len());
+            pack(64, &share, &mut out);
+            self.send_to_second(out);
         }
     }
 

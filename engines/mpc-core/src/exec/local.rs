@@ -29,6 +29,7 @@ pub(super) fn overwritten(op: &Op) -> Option<(NodeId, Option<NodeId>)> {
         Op::Add(a, b) | Op::Sub(a, b) => Some((*a, Some(*b))),
         Op::Scale(src, _) | Op::Shift(src, _) => Some((*src, None)),
         Op::Truncate { src, .. }
+        | Op::ShiftGroups { src, .. }
         | Op::MulColumns { src, .. }
         | Op::AddColumns { src, .. }
         | Op::CentreColumns { src, .. }
@@ -44,6 +45,10 @@ pub(super) fn overwrite(weights: &PublicWeights, who: Who, op: &Op, words: &mut 
         Op::Sub(..) => words.iter_mut().zip(other).for_each(|(x, y)| *x = x.wrapping_sub(*y)),
         Op::Scale(_, by) => words.iter_mut().for_each(|x| *x = x.wrapping_mul(*by as u64)),
         Op::Shift(_, by) if who.constants() => words.iter_mut().for_each(|x| *x = x.wrapping_add(*by as u64)),
+        Op::ShiftGroups { group, by, .. } if who.constants() => {
+            let shifts = by.iter().cycle();
+            words.chunks_mut(*group).zip(shifts).for_each(|(g, by)| g.iter_mut().for_each(|x| *x = x.wrapping_add(*by as u64)));
+        }
         Op::Truncate { ring, by, .. } => truncate(who, words, *ring, *by),
         Op::Centre { width, shift, .. } => centre(words, *width, *shift),
         Op::MulColumns { vector, bits, .. } => {

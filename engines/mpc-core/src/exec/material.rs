@@ -21,6 +21,9 @@ pub(crate) fn block_bytes(program: &Program, node: &Node, len: usize) -> [usize;
         Op::Product { forms, bits } => product_bytes(&Expansion::of(program, forms), *bits, len),
         Op::Open { bits, lifted: true, .. } => [0, 2 * packed_len(64 - bits, len)],
         Op::OpenBits { bits, .. } => [0, packed_len(*bits, len)],
+        Op::Intervals { src, drop, .. } if unit_vectors(program.open_bits(*src) - drop) => {
+            [0, 8 * unit_words(program.open_bits(*src) - drop) * len]
+        }
         Op::Intervals { src, drop, .. } => [len * dpf::key_len(program.open_bits(*src) - drop); 2],
         Op::Series { fit, bits, .. } => {
             let fit = &program.fits[*fit as usize];
@@ -31,6 +34,17 @@ pub(crate) fn block_bytes(program: &Program, node: &Node, len: usize) -> [usize;
         Op::MatMul { bits, .. } => [0, packed_len(*bits, len)],
         _ => [0, 0],
     }
+}
+
+/// Whether a comparison on so many bits is dealt as an XOR-shared unit vector, 2^bits bits to party 1 alone, in place of a key to both: the
+/// parity of its bits below a point is the comparison with it.
+pub(crate) fn unit_vectors(domain: u32) -> bool {
+    domain <= 8
+}
+
+/// Words of a unit vector.
+pub(crate) fn unit_words(domain: u32) -> usize {
+    1 << domain.saturating_sub(6)
 }
 
 /// Bytes of a block of a product whose expansion is known.

@@ -6,19 +6,27 @@ use sprint_kernel::{gemm, gemm_nt};
 use super::circle::{Circle, constant_term};
 use super::local::{self, Who, sign_extend};
 use super::randomness::low;
+use crate::MachineError;
 use crate::program::{Form, Input, Interval, Node, NodeId, Op, Program, Step};
 use crate::weights::{PrivateWeights, PublicWeights};
 
-/// A value that does not fit the ring it is opened in: the program's ranges do not hold for this input.
+/// The program's ranges do not hold for this input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{part}: a value of {value} units does not fit an opening of {bits} bits")]
-pub struct SimulateError {
-    /// The part of the model.
-    pub part: String,
-    /// The value, in units of its last place.
-    pub value: i64,
-    /// The opening's width.
-    pub bits: u32,
+#[non_exhaustive]
+pub enum SimulateError {
+    /// A value that does not fit the ring it is opened in.
+    #[error("{part}: a value of {value} units does not fit an opening of {bits} bits")]
+    Overflow {
+        /// The part of the model.
+        part: String,
+        /// The value, in units of its last place.
+        value: i64,
+        /// The opening's width.
+        bits: u32,
+    },
+    /// What the parties would find too.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
 }
 
 /// Evaluates `program` in the clear. `inputs` are the encoded inputs themselves, in the program's order; `shares` the two parties' weights.
@@ -43,8 +51,7 @@ pub fn simulate(
         }
         last.iter().for_each(|id| clear.values[id.index()] = None);
     }
-    let ring = program.output_ring;
-    Ok(clear.words(program.output).iter().map(|w| sign_extend(*w, ring) as u64).collect())
+    Ok(clear.words(program.output).to_vec())
 }
 
 struct Clear<'a> {
@@ -84,6 +91,19 @@ impl Clear<'_> {
                 pairs.map(|(a, b)| sign_extend(a.wrapping_sub(*b), bits) as u64).collect()
             }
             Op::Intervals { src, drop, intervals } => self.intervals(*src, *drop, intervals),
+            Op::Alarm { src, planes, examples, .. } => {
+                let bits = self.words(*src);
+                let each = bits.len() / planes / examples;
+                let set = |i: usize| (0..*planes).map(|p| bits[p * each * examples + i]).sum::<u64>();
+                (0..*examples).map(|e| (e * each..(e + 1) * each).filter(|i| set(*i) != 1).count() as u64).collect()
+            }
+            Op::LiftCheck { wide, open, ring, examples } => {
+                let (wide, opened) = (self.words(*wide), self.words(*open));
+                let each = wide.len() / examples;
+                let differ = |i: &usize| sign_extend(wide[*i], *ring) != opened[*i] as i64;
+                let counts = (0..*examples).map(|e| (e * each..(e + 1) * each).filter(differ).count() as u64);
+                counts.flat_map(|count| [count; Op::LIFT_LANES]).collect()
+            }
             Op::Series { src, fit, coefficient_bits, trig_bits, .. } => {
                 let fit = &self.program.fits[*fit as usize];
                 let circle = Circle::new(fit.period_bits);
@@ -128,7 +148,7 @@ impl Clear<'_> {
             if let Some(value) =
                 words.iter().map(|w| *w as i64).find(|v| !(-limit..limit).contains(&sign_extend(*v as u64, bits)))
             {
-                return Err(SimulateError { part: self.program.labels[node.label as usize].clone(), value, bits });
+                return Err(SimulateError::Overflow { part: self.program.labels[node.label as usize].clone(), value, bits });
             }
         }
         Ok(words.iter().map(|w| sign_extend(*w, bits) as u64).collect())

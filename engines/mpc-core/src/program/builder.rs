@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use sprint_model::Calibration;
+
 use super::{Form, Fourier, Input, Node, NodeId, Op, Program, Recipe, Vector};
 
 /// Collects a program. Equal operations on equal operands become one node, so a value that several gates need opened is opened once.
@@ -29,6 +31,8 @@ pub(crate) struct Finish {
     pub(crate) output_ring: u32,
     pub(crate) output: NodeId,
     pub(crate) key_mask: f64,
+    pub(crate) alarms: usize,
+    pub(crate) calibration: Option<Calibration>,
 }
 
 impl Builder {
@@ -108,6 +112,8 @@ impl Builder {
             output_bits: finish.output_bits,
             output_ring: finish.output_ring,
             key_mask: finish.key_mask,
+            alarms: finish.alarms,
+            calibration: finish.calibration,
             nodes: self.nodes,
             output: finish.output,
             labels: self.labels,
@@ -137,12 +143,17 @@ fn intern<T: PartialEq>(list: &mut Vec<T>, item: T) -> u32 {
 pub(crate) fn operands(op: &Op) -> Vec<NodeId> {
     match op {
         Op::Input(_) | Op::PrivateWeight(_) | Op::PrivateBias(_) => Vec::new(),
-        Op::Add(a, b) | Op::Sub(a, b) | Op::MatMul { a, b, .. } => vec![*a, *b],
+        Op::Add(a, b)
+        | Op::Sub(a, b)
+        | Op::MatMul { a, b, .. }
+        | Op::Alarm { src: a, coins: b, .. }
+        | Op::LiftCheck { wide: a, open: b, .. } => vec![*a, *b],
         Op::Scale(src, _) | Op::Shift(src, _) | Op::Lift(src) => vec![*src],
         Op::Concat(list) => list.clone(),
         Op::Product { forms, .. } => forms.iter().map(|f: &Form| f.open).collect(),
         Op::Truncate { src, .. }
         | Op::Gather { src, .. }
+        | Op::ShiftGroups { src, .. }
         | Op::SumGroups { src, .. }
         | Op::Centre { src, .. }
         | Op::MulColumns { src, .. }

@@ -81,6 +81,7 @@ pub(super) fn kind(op: &Op) -> &'static str {
         Op::Series { .. } => "series",
         Op::Polynomial { .. } => "polynomial",
         Op::LookUp { .. } => "look_up",
+        Op::Alarm { .. } | Op::LiftCheck { .. } => "alarm",
         Op::PublicLinear { .. } => "public_linear",
         _ => "local",
     }

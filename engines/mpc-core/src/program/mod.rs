@@ -16,7 +16,7 @@ mod view;
 
 use serde::Serialize;
 use sprint_kernel::packed_len;
-use sprint_model::{LayerNorm, Linear};
+use sprint_model::{Calibration, LayerNorm, Linear};
 
 pub(crate) use builder::{Builder, Finish, operands};
 pub use cost::{Cost, KindCost};
@@ -118,6 +118,12 @@ pub(crate) enum Op {
     Scale(NodeId, i64),
     /// Sum with a public integer.
     Shift(NodeId, i64),
+    /// Sum with a public integer for each group of `group` elements, over and over.
+    ShiftGroups {
+        src: NodeId,
+        group: usize,
+        by: Vec<i64>,
+    },
     /// Truncate and reduce (T2): from Z_2^ring by `by` bits to Z_2^{ring-by}. `floor(x/2^by)` or one more, unbiased; no wrap.
     Truncate {
         src: NodeId,
@@ -211,6 +217,22 @@ pub(crate) enum Op {
         drop: u32,
         intervals: Vec<Interval>,
     },
+    /// A word for each example that is 0, summed over the parties, if every element has exactly one set bit among `planes` XOR-shared bits
+    /// `[planes, elements]`: their XORs times random words, hashed from the opening `coins`. If one has not, the word is 0 with probability 2^-64.
+    Alarm {
+        src: NodeId,
+        coins: NodeId,
+        planes: usize,
+        examples: usize,
+    },
+    /// [`Op::LIFT_LANES`] words for each example that are 0 if the lifted opening `open` of `wide`, shared in Z_2^ring, is `wide` itself: their
+    /// differences, `2^{64-ring}` times, times random bytes hashed from the opening.
+    LiftCheck {
+        wide: NodeId,
+        open: NodeId,
+        ring: u32,
+        examples: usize,
+    },
     /// A Fourier series of an opened value; coefficients and dealer values have `coefficient_bits` and `trig_bits` fractional bits; in Z_2^bits.
     Series {
         src: NodeId,
@@ -229,6 +251,11 @@ pub(crate) enum Op {
         src: NodeId,
         tables: Vec<u32>,
     },
+}
+
+impl Op {
+    /// Words of a lift check for each example.
+    pub(crate) const LIFT_LANES: usize = 8;
 }
 
 /// A node: what it computes, how many elements, and in which part of the model.
@@ -255,6 +282,10 @@ pub struct Program {
     pub(crate) output_ring: u32,
     /// How far below zero a client puts the scores of padding keys.
     pub(crate) key_mask: f64,
+    /// Words after the outputs that are 0 for each example, or its outputs are refused.
+    pub(crate) alarms: usize,
+    /// The ranges that the program relies on.
+    pub(crate) calibration: Option<Calibration>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) output: NodeId,
     pub(crate) labels: Vec<String>,
@@ -312,7 +343,7 @@ impl Program {
 
     /// Bytes of a party's output share.
     pub fn output_len(&self) -> usize {
-        self.batch * self.outputs * 8
+        (self.batch * self.outputs + self.alarms) * 8
     }
 
     pub(crate) fn input_words(&self, input: Input) -> usize {

@@ -1,9 +1,10 @@
 //! Models with strong random weights, and every way to run them.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::sync::Arc;
 
-use sprint_clear::float;
-use sprint_model::{Batch, Checkpoint, Example, ModelSpec, ParamKind, WeightPolicy};
+use sprint_clear::float::{self, Margin, calibrate};
+use sprint_model::{Batch, Calibration, Checkpoint, Example, ModelSpec, ParamKind, WeightPolicy};
 use sprint_mpc_core::{InMemory, Options, Output, PrivateWeights, Program, PublicWeights, RunReport, compile, encode_inputs};
 
 /// Frozen `A`, as the trainer leaves it.
@@ -44,6 +45,16 @@ pub(crate) fn examples(spec: &ModelSpec, lengths: &[usize]) -> Vec<Example> {
     lengths.iter().enumerate().map(example).collect()
 }
 
+/// Ranges of `model` on batches of other examples of these lengths.
+pub(crate) fn calibration(model: &Checkpoint, tokens: usize, samples: &[&[usize]]) -> Calibration {
+    let batches = samples.iter().map(|lengths| {
+        let mut examples = examples(model.spec(), lengths);
+        examples.iter_mut().for_each(|e| e.ids.reverse());
+        Batch::new(&examples, tokens, model.spec().pad_token).expect("a batch")
+    });
+    calibrate(model, &batches.collect::<Vec<_>>(), Margin::default()).expect("runs")
+}
+
 /// One batch through the float oracle, the simulation on ring integers, and two parties with a dealer.
 pub(crate) struct Runs {
     pub(crate) program: Arc<Program>,
@@ -52,8 +63,20 @@ pub(crate) struct Runs {
     pub(crate) mpc: RunReport,
 }
 
+type All = (Arc<Program>, Vec<Vec<f32>>, [Result<RunReport, String>; 2]);
+
 impl Runs {
     pub(crate) fn of(model: &Checkpoint, options: &Options, lengths: &[usize]) -> Result<Self, String> {
+        let (program, float, [fixed, mpc]) = Self::all(model, options, lengths)?;
+        Ok(Self { program, float, fixed: fixed?.logits, mpc: mpc? })
+    }
+
+    /// What the simulation and the parties answer, each.
+    pub(crate) fn both(model: &Checkpoint, options: &Options, lengths: &[usize]) -> [Result<RunReport, String>; 2] {
+        Self::all(model, options, lengths).expect("compiles").2
+    }
+
+    fn all(model: &Checkpoint, options: &Options, lengths: &[usize]) -> Result<All, String> {
         let examples = examples(model.spec(), lengths);
         let batch = Batch::new(&examples, options.tokens, model.spec().pad_token).expect("a batch");
         let program = Arc::new(compile(model.spec(), options).map_err(|e| e.to_string())?);
@@ -62,8 +85,9 @@ impl Runs {
         let runner = InMemory::new(Arc::clone(&program), public, private);
         let embedded = float::embed_only(model, &batch).expect("embeds");
         let input = encode_inputs(&program, &batch, embedded.data()).expect("encodes");
-        let fixed = runner.simulate(&input).map_err(|e| e.to_string())?;
-        let mpc = runner.run(&input, [[1; 32], [2; 32]], &mut seeded(2)).map_err(|e| e.to_string())?;
+        let fixed = runner.simulate(&input).map_err(|e| e.to_string());
+        let fixed = fixed.map(|logits| RunReport { logits, ..RunReport::default() });
+        let mpc = runner.run(&input, [[1; 32], [2; 32]], &mut seeded(2)).map_err(|e| e.to_string());
         let float = match options.output {
             Output::Logits => float::run_logits(model, &batch).expect("runs"),
             Output::Hidden => {
@@ -71,7 +95,11 @@ impl Runs {
                 hidden.data().chunks_exact(options.tokens * model.spec().hidden).map(<[f32]>::to_vec).collect()
             }
         };
-        Ok(Self { program, float, fixed, mpc })
+        // The weights serve programs of other lengths.
+        let longer = Options { tokens: 3 * options.tokens, ..options.clone() };
+        let longer = Arc::new(compile(model.spec(), &longer).map_err(|e| e.to_string())?);
+        runner.reshaped(longer).map_err(|e| e.to_string())?;
+        Ok((program, float, [fixed, mpc]))
     }
 
     /// Largest differences to the float model, of the simulation and of the parties.

@@ -4,7 +4,7 @@ use sprint_kernel::{dpf, lut};
 
 use super::Party;
 use crate::exec::circle::{Circle, Harmonics, constant_term, nearest};
-use crate::exec::material::{block_bytes, blocks, take};
+use crate::exec::material::{block_bytes, blocks, take, unit_vectors, unit_words};
 use crate::exec::randomness::low;
 use crate::program::{Interval, Node, NodeId, Op};
 use crate::{MachineError, MaterialSource};
@@ -26,11 +26,21 @@ impl Party {
         let (mut points, mut prefixes) = (Vec::new(), Vec::new());
         for (from, len) in blocks(hat.len()) {
             let keys = take(material, block_bytes(&self.program, node, len)[self.party.index()])?;
-            let roots = self.streams.roots(id, from, len);
             points.clear();
             hat[from..from + len].iter().for_each(|h| bounds.points(h >> drop, &mut points));
             prefixes.resize(points.len(), 0);
-            dpf::prefix(self.party.index() as u8, domain, &roots, &keys, &points, bounds.values.len(), &mut prefixes);
+            if unit_vectors(domain) {
+                let words = unit_words(domain);
+                let vectors = self.dealt(id, 0, words * from, words * len, 64, &keys)?;
+                let rows = points.chunks_exact(bounds.values.len()).zip(prefixes.chunks_exact_mut(bounds.values.len()));
+                for (vector, (points, prefixes)) in vectors.chunks_exact(words).zip(rows) {
+                    let below = points.iter().map(|p| parity_below(vector, *p));
+                    prefixes.iter_mut().zip(below).for_each(|(to, bit)| *to = bit);
+                }
+            } else {
+                let roots = self.streams.roots(id, from, len);
+                dpf::prefix(self.party.index() as u8, domain, &roots, &keys, &points, bounds.values.len(), &mut prefixes);
+            }
             for (j, (lo, hi)) in bounds.pairs.iter().enumerate() {
                 let out = &mut out[j * hat.len() + from..][..len];
                 let rows = points.chunks_exact(bounds.values.len()).zip(prefixes.chunks_exact(bounds.values.len()));
@@ -136,6 +146,13 @@ impl Party {
         }
         Ok(out)
     }
+}
+
+/// The parity of a vector's bits below a point.
+fn parity_below(vector: &[u64], point: u64) -> u8 {
+    let part = |(at, word): (usize, &u64)| word & low(point.saturating_sub(64 * at as u64).min(64) as u32);
+    let parities = vector.iter().enumerate().map(part).fold(0, |sum, word| sum ^ word);
+    (parities.count_ones() & 1) as u8
 }
 
 /// Unique interval bounds and, for each interval, which of them it runs between.

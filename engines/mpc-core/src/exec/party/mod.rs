@@ -2,6 +2,7 @@
 //!
 //! Values are forgotten at their last use; their memory serves later ones and is wiped when it goes back to the allocator.
 
+mod alarm;
 mod gates;
 mod opening;
 mod product;
@@ -176,6 +177,8 @@ impl Party {
             Op::Series { .. } => Value::Words(self.series(id, node, material, out)?),
             Op::Polynomial { src, coefficients } => Value::Words(self.polynomial(id, node, *src, coefficients, material, out)?),
             Op::LookUp { src, tables } => Value::Words(self.look_up(id, node, *src, tables, material, out)?),
+            Op::Alarm { src, coins, planes, examples } => Value::Words(self.alarm(*src, *coins, *planes, *examples, out)?),
+            Op::LiftCheck { wide, open, ring, examples } => Value::Words(self.lift_check(*wide, *open, *ring, *examples, out)?),
             op => Value::Words(self.local(op, last, out)?),
         };
         self.values[id.index()] = Some(value);
@@ -266,8 +269,9 @@ impl PartyMachine for Party {
                 }
             }
         }
-        let output =
-            self.words(program.output)?.iter().map(|w| w & low(program.output_ring)).flat_map(u64::to_le_bytes).collect();
+        let (outputs, alarms) = self.words(program.output)?.split_at(program.batch * program.outputs);
+        let outputs = outputs.iter().map(|w| w & low(program.output_ring));
+        let output = outputs.chain(alarms.iter().copied()).flat_map(u64::to_le_bytes).collect();
         Ok(Advance::Finished { output })
     }
 

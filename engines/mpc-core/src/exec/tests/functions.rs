@@ -1,5 +1,5 @@
 use super::*;
-use crate::compile::{Attention, Lowering, Val};
+use crate::compile::{Lowering, Val};
 use crate::exec::local::sign_extend;
 use crate::exec::randomness::low;
 use crate::program::{Fourier, Interval};
@@ -31,6 +31,53 @@ fn interval_bits_are_exact_on_every_value_of_eight_bits() {
             let expected: Vec<u64> = input.iter().map(|x| u64::from(inside(sign_extend(*x, 8), interval))).collect();
             assert_eq!(found, expected, "{interval:?}");
         }
+    }
+}
+
+#[test]
+fn interval_bits_of_unit_vectors_are_exact_on_every_value_of_up_to_eight_bits() {
+    for bits in 1..=8u32 {
+        let half = 1i64 << (bits - 1);
+        let bounds = [None, Some(-half), Some(-half / 2), Some(0), Some(half / 2), Some(half - 1)];
+        let pairs = bounds.iter().flat_map(|lo| bounds.iter().map(|hi| Interval { lo: *lo, hi: *hi }));
+        let intervals: Vec<Interval> = pairs.filter(|i| i.lo.unwrap_or(-half) < i.hi.unwrap_or(half)).collect();
+        let input: Vec<u64> = (0..1 << bits).collect();
+        let found = interval_bench(input.len(), bits, 0, &intervals).run(&input, bits as u8).words;
+        for (found, interval) in found.chunks(input.len()).zip(&intervals) {
+            let expected: Vec<u64> = input.iter().map(|x| u64::from(inside(sign_extend(*x, bits), interval))).collect();
+            assert_eq!(found, expected, "{bits} bits, {interval:?}");
+        }
+    }
+}
+
+/// Words are 0 where all is well; otherwise the window word is random and so is the lift word in its upper bits.
+#[test]
+fn alarms_are_zero_exactly_for_examples_without_a_value_out_of_range() {
+    const EACH: usize = 40;
+    let (bits, ring) = (12, 20);
+    let limit = 1i64 << (bits - 2);
+    let bench = |batch: usize| {
+        Bench::new(batch * EACH, 64, |b, x| {
+            let opened = b.push(Op::Open { src: x, bits, lifted: true, checked: false }, batch * EACH);
+            let op = Op::Intervals { src: opened, drop: 4, intervals: vec![Interval { lo: Some(-32), hi: Some(33) }] };
+            let inside = b.push(op, batch * EACH);
+            let alarm = b.push(Op::Alarm { src: inside, coins: opened, planes: 1, examples: batch }, batch);
+            let lanes = Op::LIFT_LANES * batch;
+            let lift = b.push(Op::LiftCheck { wide: x, open: opened, ring, examples: batch }, lanes);
+            b.push(Op::Concat(vec![alarm, lift]), batch + lanes)
+        })
+    };
+    let honest = |seed: u8| noise(seed, 3 * EACH).into_iter().map(move |w| (w as i64).rem_euclid(limit) - limit / 2);
+    for (seed, bad) in [(1, None), (2, Some(3 * limit / 2)), (3, Some(-2 * limit)), (4, Some(1 << bits)), (5, Some(-(5 << bits)))]
+    {
+        let mut values: Vec<i64> = honest(seed).collect();
+        if let Some(bad) = bad {
+            values[EACH + 7] = bad;
+        }
+        let input: Vec<u64> = values.iter().map(|v| *v as u64).collect();
+        let words = bench(3).run(&input, seed).words;
+        let alarmed = |e: usize| words[e] != 0 || words[3 + 8 * e..][..8].iter().any(|w| *w != 0);
+        assert_eq!([0, 1, 2].map(alarmed), [false, bad.is_some(), false], "{bad:?}");
     }
 }
 
@@ -122,13 +169,7 @@ fn row_maxima_of_every_width_are_within_a_quarter() {
     for width in (1..=40).chain([63, 64, 65, 100, 127, 128, 129, 130]) {
         let values: Vec<f64> = noise(width as u8, ROWS * width).iter().map(|w| (w % 200_000) as f64 / 1000.0 - 100.0).collect();
         let input: Vec<u64> = values.iter().map(|v| crate::weights::encode(*v, F)).collect();
-        let mut lowering = Lowering {
-            b: Builder::new(),
-            policy: sprint_model::WeightPolicy::PublicBase { public_a: true },
-            batch: 1,
-            tokens: width,
-            attention: Attention::of(1.0, 1.0, width, 240.0),
-        };
+        let mut lowering = Lowering::bare(width);
         let node = lowering.b.input(Input::Embedded, input.len());
         let most = lowering.row_maximum(Val { node, ring: 36, f: F }, width);
         let (f, ring, node) = (most.f, most.ring, most.node);

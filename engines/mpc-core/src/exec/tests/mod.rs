@@ -45,6 +45,8 @@ impl Bench {
             output_ring: ring,
             output,
             key_mask: 0.0,
+            alarms: 0,
+            calibration: None,
         };
         Self { program: Arc::new(b.finish(finish)) }
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::compile::{Attention, Lowering, Val};
+use crate::compile::{Lowering, Val};
 use crate::exec::randomness::low;
 use crate::program::Step;
 use crate::{Advance, Dealer, DealerMachine, MachineError, MaterialSource, PartyMachine};
@@ -7,9 +7,7 @@ use crate::{Advance, Dealer, DealerMachine, MachineError, MaterialSource, PartyM
 /// An exponential and a row maximum: every kind of opening.
 fn mixed(len: usize) -> Bench {
     const F: u32 = 26;
-    let policy = sprint_model::WeightPolicy::PublicBase { public_a: true };
-    let mut lowering =
-        Lowering { b: Builder::new(), policy, batch: 1, tokens: len, attention: Attention::of(1.0, 1.0, len, 240.0) };
+    let mut lowering = Lowering::bare(len);
     let node = lowering.b.input(Input::Embedded, len);
     let x = Val { node, ring: 64, f: F };
     let most = lowering.row_maximum(x, 4);

@@ -1,0 +1,123 @@
+//! The calibrated mode: one-round functions on public ranges, and alarms for what leaves them.
+
+mod harness;
+
+use harness::{POLICY, Runs, calibration, strong};
+use sprint_model::{
+    Activation, Calibration, HeadSpec, LayerRanges, LoraSpec, ModelSpec, Pooling, Range, ScoreRange, Softmax, TargetModules,
+};
+use sprint_mpc_core::{Mode, Options, compile};
+
+const TOKENS: usize = 12;
+const LENGTHS: [usize; 3] = [12, 5, 9];
+
+fn tiny(change: impl FnOnce(&mut ModelSpec)) -> ModelSpec {
+    let mut spec = ModelSpec {
+        layers: 2,
+        hidden: 24,
+        heads: 2,
+        intermediate: 48,
+        vocab: 90,
+        positions: 32,
+        head: Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 }),
+        lora: Some(LoraSpec { rank: 4, alpha: 4.0, dropout: 0.0, targets: TargetModules::default() }),
+        softmax: Softmax::Scaled { temperature: 2.0 },
+        ..ModelSpec::bert_tiny()
+    };
+    change(&mut spec);
+    spec
+}
+
+fn options(calibration: Option<Calibration>) -> Options {
+    Options::new(Mode::Calibrated, POLICY, LENGTHS.len(), TOKENS).with_calibration(calibration)
+}
+
+/// The tolerance is that of `variants.rs`.
+#[test]
+fn calibrated_functions_are_the_float_models_in_ten_rounds_less_a_layer() {
+    for activation in [Activation::Gelu, Activation::GeluTanh] {
+        let model = strong(tiny(|s| s.activation = activation));
+        let ranges = calibration(&model, TOKENS, &[&LENGTHS, &[12, 12, 12], &[4, 7, 10]]);
+        let runs = Runs::of(&model, &options(Some(ranges)), &LENGTHS).expect("in range");
+        let [fixed, mpc] = runs.distances();
+        println!("{activation:?}: fixed {fixed:.1e}, mpc {mpc:.1e}, {} rounds", runs.mpc.rounds);
+        assert!(fixed < 4e-3 && mpc < 4e-3, "{activation:?}: off by {fixed} in the simulation, by {mpc} between parties");
+        runs.assert_cost("calibrated");
+        let exact = compile(model.spec(), &Options { mode: Mode::Exact, ..options(None) }).expect("compiles").cost();
+        // Two levels of the maximum's tree at twelve keys, a round of the exponential and one of GELU.
+        assert_eq!(runs.mpc.rounds + 2 * (2 * 2 + 1 + 1), exact.rounds);
+    }
+}
+
+/// Shrinks every range towards its middle, so that honest values leave it.
+fn shrunk(ranges: &Calibration, spec: &ModelSpec, scores: bool, activation: bool) -> Calibration {
+    let layers = ranges.layers().iter().cloned().map(|mut layer| {
+        if activation {
+            layer.activation = layer.activation.widened(-0.4, 0.0);
+        }
+        for head in layer.heads.iter_mut().filter(|_| scores) {
+            head.scores = head.scores.widened(-0.3, 0.0);
+            head.least_log_sum = head.least_log_sum.max(head.scores.low);
+        }
+        layer
+    });
+    Calibration::new(spec, ranges.examples(), layers.collect()).expect("ranges")
+}
+
+#[test]
+fn values_out_of_range_are_refused_by_the_simulation_and_by_the_client_of_two_parties() {
+    let model = strong(tiny(|_| {}));
+    let ranges = calibration(&model, TOKENS, &[&LENGTHS]);
+    for (scores, activation) in [(true, false), (false, true)] {
+        let narrow = shrunk(&ranges, model.spec(), scores, activation);
+        let runs = Runs::both(&model, &options(Some(narrow)), &LENGTHS);
+        for refused in runs {
+            let text = refused.expect_err("out of range");
+            assert!(text.contains("left its calibrated range") && text.contains("mode exact"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn calibrated_programs_are_refused_without_ranges_that_fit_the_model() {
+    let model = strong(tiny(|_| {}));
+    let spec = model.spec();
+    let ranges = calibration(&model, TOKENS, &[&LENGTHS]);
+    let refusal = |ranges: Option<Calibration>| compile(spec, &options(ranges)).expect_err("refused").to_string();
+    assert!(refusal(None).contains("calibrate the model"));
+    let other = strong(tiny(|s| s.layers = 1));
+    assert!(refusal(Some(calibration(&other, TOKENS, &[&LENGTHS]))).contains("ranges of 1 layers"));
+    let mut layers = ranges.layers().to_vec();
+    layers[1].heads[0].scores.high += 20.0;
+    let wide = Calibration::new(spec, 3, layers).expect("ranges");
+    let text = refusal(Some(wide));
+    assert!(text.contains("layer 1, head 0") && text.contains("mode exact"), "{text}");
+}
+
+#[test]
+fn ranges_are_part_of_the_programs_digest() {
+    let model = strong(tiny(|_| {}));
+    let (a, b) = (calibration(&model, TOKENS, &[&LENGTHS]), calibration(&model, TOKENS, &[&[12, 12, 11]]));
+    let digest = |ranges: Calibration| compile(model.spec(), &options(Some(ranges))).expect("compiles").digest();
+    assert_eq!(digest(a.clone()), digest(a.clone()));
+    assert_ne!(digest(a), digest(b));
+}
+
+#[test]
+fn roberta_base_costs_no_more_than_promised() {
+    let spec = ModelSpec {
+        lora: Some(LoraSpec { rank: 16, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() }),
+        head: Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 }),
+        ..ModelSpec::roberta_base()
+    };
+    let head = ScoreRange { scores: Range { low: -2.0, high: 2.0 }, least_log_sum: 2.5 };
+    let layer = LayerRanges { heads: vec![head; spec.heads], activation: Range { low: -4.0, high: 4.0 } };
+    let ranges = Calibration::new(&spec, 1, vec![layer; spec.layers]).expect("ranges");
+    for (mode, rounds, megabytes) in [(Mode::Exact, 390, 90), (Mode::Calibrated, 270, 60)] {
+        let options = Options::new(mode, POLICY, 1, 128).with_calibration(Some(ranges.clone()));
+        let cost = compile(&spec, &options).expect("compiles").cost();
+        let said = format!("{mode}: {} rounds, {} bytes sent, {:?} dealt", cost.rounds, cost.online_bytes, cost.dealer_bytes);
+        println!("{said}");
+        assert!(cost.rounds <= rounds && cost.online_bytes <= megabytes * 1_000_000, "{said}");
+    }
+}
