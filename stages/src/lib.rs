@@ -5,6 +5,7 @@
 
 mod cost;
 mod dataset;
+mod deployed;
 mod download;
 mod errors;
 mod finetune;
@@ -23,7 +24,8 @@ mod share;
 mod testing;
 mod tokenize;
 
-pub use infer_mpc::RoleProgram;
+pub use deployed::DeployedModel;
+pub use infer_mpc::{InferenceJob, InferencePlan, RoleProgram};
 pub use registry::{mpc_role, registry, registry_with};
 
 /// Digests over each kind's source closure and locked dependencies, made by `build.rs`.

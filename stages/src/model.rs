@@ -1,7 +1,7 @@
 //! `model@1`: a fine-tuned model, as the pretrained files it started from and the parameters that training gave it.
 //!
-//! Files: `base.safetensors` (the pretrained weights, byte for byte, so the store keeps them once), `trained.safetensors`, and
-//! `model.json` ([`ModelMeta`]). The artifact is secret: it is its owner's.
+//! Files: `base.safetensors` (the pretrained weights, byte for byte, so the store keeps them once), `trained.safetensors`,
+//! `tokenizer.json` where the pretrained model has one, so that the model can be served by itself, and `model.json` ([`ModelMeta`]). The artifact is secret: it is its owner's.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,10 @@ use crate::errors::{Put, stamped, store_error, with_causes};
 
 const BASE: &str = "base.safetensors";
 const TRAINED: &str = "trained.safetensors";
-const META: &str = "model.json";
+/// The tokenizer's file, in pretrained models and in ours.
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+/// What is known about the model.
+pub(crate) const META: &str = "model.json";
 const VERSION: u32 = 1;
 
 /// What is known about a model beside its weights.
@@ -37,6 +40,7 @@ pub(crate) struct ModelMeta {
 pub(crate) struct Pretrained {
     pub(crate) checkpoint: Checkpoint,
     weights: Vec<u8>,
+    tokenizer: Option<Vec<u8>>,
 }
 
 /// Reads `config.json` and `model.safetensors` from the files on `port`.
@@ -55,7 +59,8 @@ pub(crate) fn pretrained(ctx: &StageContext<'_>, port: &str) -> Result<Pretraine
     let weights = read("model.safetensors")?;
     let checkpoint =
         Checkpoint::from_safetensors("model.safetensors", &weights, spec).map_err(|e| fault("model.safetensors", &e))?;
-    Ok(Pretrained { checkpoint, weights })
+    let tokenizer = manifest.file(TOKENIZER).is_some().then(|| read(TOKENIZER)).transpose()?;
+    Ok(Pretrained { checkpoint, weights, tokenizer })
 }
 
 /// Stores a model.
@@ -74,13 +79,18 @@ pub(crate) fn store(
     let trained = params_to_safetensors(trained).map_err(|e| encoded(&e))?;
     let builder =
         Manifest::builder("model@1", Secrecy::Secret).bytes(META, json).bytes(BASE, pretrained.weights).bytes(TRAINED, trained);
+    let builder = pretrained.tokenizer.into_iter().fold(builder, |builder, file| builder.bytes(TOKENIZER, file));
     to.put(stamped(builder, private))
 }
 
 /// Reads a stored model: its metadata, and every parameter of its spec.
 pub(crate) fn load(store: &Store, id: &ArtifactId) -> Result<(ModelMeta, Checkpoint), StageError> {
     let manifest = store.read_artifact(id).map_err(store_error)?;
-    let read = |name: &str| store.read_file(&manifest, name).map_err(store_error);
+    read_with(|name| store.read_file(&manifest, name).map_err(store_error))
+}
+
+/// The same from anywhere that gives files by name.
+pub(crate) fn read_with(read: impl Fn(&str) -> Result<Vec<u8>, StageError>) -> Result<(ModelMeta, Checkpoint), StageError> {
     let damaged = |name: &str, e: &dyn std::error::Error| {
         StageError::new(ErrorClass::Permanent, format!("not a model of this program: {name}: {}", with_causes(e)))
     };

@@ -112,7 +112,7 @@ impl Stage for Share {
         };
         let mode = Mode::Exact;
         let failed = |e: &dyn std::error::Error| StageError::permanent(format!("sharing the model: {}", with_causes(e)));
-        let shared = SharedModel::split(&checkpoint, policy, mode).map_err(|e| failed(&e))?;
+        let shared = SharedModel::split(&checkpoint, policy, mode, None).map_err(|e| failed(&e))?;
         let about = SharedMeta { version: VERSION, spec: meta.spec, policy, mode, digest: shared.digest, task: meta.task };
         let public = Manifest::builder("shared-model@1", Secrecy::Public)
             .bytes(META_FILE, serde_json::to_vec_pretty(&about).map_err(|e| failed(&e))?)

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use sprint_model::{Batch, Checkpoint, WeightPolicy};
+use sprint_model::{Batch, Calibration, Checkpoint, WeightPolicy};
 use sprint_mpc_core::Mode;
 
-use crate::RoleError;
 use crate::gates::{GateError, GateSession, GateSetup, ProgramSize, SessionOptions, SharedModel};
 use crate::local::FleetMeter;
 use crate::meter::{InferenceMeter, RoleMeter, Share};
 use crate::net::LinkShape;
 use crate::roles::Limits;
+use crate::{Prediction, RoleError};
 
 /// What to measure.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct BenchOptions<'a> {
     pub policy: WeightPolicy,
     /// Which gates.
     pub mode: Mode,
+    /// The public ranges that [`Mode::Calibrated`] relies on.
+    pub calibration: Option<Calibration>,
     /// What the result calls the model.
     pub model: String,
     /// What the result calls the link.
@@ -136,6 +138,8 @@ pub struct BenchReport {
     pub by_layer: Vec<Share>,
     /// By kind of gate, party 0, all inferences of the session.
     pub by_gate: Vec<Share>,
+    /// What the program declares, by part and gate also of material: what `--predict` prints without running.
+    pub predicted: Prediction,
 }
 
 /// Runs the benchmark on one input. Must not be called from inside an asynchronous runtime.
@@ -143,17 +147,19 @@ pub fn bench_mpc(options: &BenchOptions<'_>, input: &BenchInput<'_>) -> Result<B
     if options.runs == 0 {
         return Err(RoleError::Config("a benchmark needs at least one run".into()).into());
     }
-    let shared = SharedModel::split(options.checkpoint, options.policy, options.mode)?;
+    let shared = SharedModel::split(options.checkpoint, options.policy, options.mode, options.calibration.as_ref())?;
     let files = shared.write(&options.folder).map_err(|source| RoleError::File { path: options.folder.clone(), source })?;
     let size = ProgramSize { batch: input.batch.size(), tokens: input.batch.tokens() };
     let setup = GateSetup {
         spec: options.checkpoint.spec().clone(),
         policy: options.policy,
         mode: options.mode,
+        calibration: options.calibration.clone(),
         sizes: vec![size],
         model: shared.digest,
     };
     drop(shared);
+    let predicted = setup.predict(0, options.link)?;
     let mut session = GateSession::launch(&SessionOptions {
         binary: options.binary.clone(),
         args: options.args.clone(),
@@ -164,6 +170,7 @@ pub fn bench_mpc(options: &BenchOptions<'_>, input: &BenchInput<'_>) -> Result<B
         dealer_link: LinkShape::LOOPBACK,
         limits: options.limits,
         plan: Vec::new(),
+        material: None,
     })?;
     let warm_up = usize::from(options.runs > 1);
     let mut times = Times::default();
@@ -179,7 +186,7 @@ pub fn bench_mpc(options: &BenchOptions<'_>, input: &BenchInput<'_>) -> Result<B
         }
     }
     let meter = session.finish()?;
-    report(options, size, &times, warm_up, &meter)
+    report(options, size, &times, warm_up, &meter, predicted)
 }
 
 #[derive(Default)]
@@ -213,6 +220,7 @@ fn report(
     times: &Times,
     warm_up: usize,
     meter: &FleetMeter,
+    predicted: Prediction,
 ) -> Result<BenchReport, GateError> {
     let no_run = || RoleError::Config("no run was measured".into());
     let [p0, p1] = &meter.parties;
@@ -242,6 +250,7 @@ fn report(
         link: options.link,
         by_layer: p0.by_part.clone(),
         by_gate: p0.by_gate.clone(),
+        predicted,
     })
 }
 

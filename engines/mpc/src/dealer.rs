@@ -17,7 +17,7 @@ use std::time::Instant;
 use sprint_mpc_core::{DealerChunk, DealerMachine, PartyId};
 
 use crate::error::RoleError;
-use crate::material::{Spool, Stock};
+use crate::material::{Shelf, Spool, Stock};
 use crate::meter::thread_cpu_s;
 use crate::net::{Kind, Link, LinkReader, LinkWriter, Net, What};
 use crate::workload::{ProgramShape, Workload};
@@ -136,12 +136,12 @@ fn produce(
     })
 }
 
-fn shape_of(workload: &dyn Workload, program: u32, inference: u64) -> Result<&ProgramShape, RoleError> {
+pub(crate) fn shape_of(workload: &dyn Workload, program: u32, inference: u64) -> Result<&ProgramShape, RoleError> {
     let found = workload.shapes().get(program as usize);
     found.ok_or_else(|| RoleError::Material { inference, what: format!("program {program} does not exist") })
 }
 
-fn declared(shape: &ProgramShape, inference: u64, made: [u64; 2]) -> Result<(), RoleError> {
+pub(crate) fn declared(shape: &ProgramShape, inference: u64, made: [u64; 2]) -> Result<(), RoleError> {
     if made == shape.dealer_bytes {
         return Ok(());
     }
@@ -194,7 +194,15 @@ fn send_all(
     Ok(())
 }
 
-/// A party's end of the dealer's stream: reads what was ordered into the stock until told to stop or the stream breaks.
+/// Where a party's material comes from.
+pub(crate) enum Supplier {
+    /// The dealer's link.
+    Stream(Box<LinkReader>, Spool),
+    /// Files made ahead.
+    Files(Arc<Shelf>),
+}
+
+/// A party's end of the dealer: reads what was ordered into the stock until told to stop or the supplier fails.
 pub(crate) struct Intake {
     pub(crate) net: Arc<Net>,
     pub(crate) me: PartyId,
@@ -205,9 +213,13 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// Serves orders in turn; ends when the sender of orders is dropped.
-    pub(crate) fn run(&self, mut reader: LinkReader, mut spool: Spool, orders: Receiver<Want>) {
+    pub(crate) fn run(&self, mut supplier: Supplier, orders: Receiver<Want>) {
         for want in orders {
-            if let Err(failure) = self.fill(&mut reader, &mut spool, want) {
+            let filled = match &mut supplier {
+                Supplier::Stream(reader, spool) => self.receive(reader, spool, want),
+                Supplier::Files(shelf) => self.read(shelf, want),
+            };
+            if let Err(failure) = filled {
                 self.stock.end(Some(failure));
                 return;
             }
@@ -215,7 +227,7 @@ impl Intake {
         self.stock.end(None);
     }
 
-    fn fill(&self, reader: &mut LinkReader, spool: &mut Spool, want: Want) -> Result<(), RoleError> {
+    fn receive(&self, reader: &mut LinkReader, spool: &mut Spool, want: Want) -> Result<(), RoleError> {
         let inference = want.inference;
         let mut left = shape_of(&*self.workload, want.program, inference)?.dealer_bytes[self.me.index()];
         let (mut past, mut cpu) = (None, thread_cpu_s());
@@ -227,7 +239,22 @@ impl Intake {
             past = Some(index);
             left -= bytes.len() as u64;
             let now = thread_cpu_s();
-            self.stock.put(inference, bytes, spool, now - cpu)?;
+            self.stock.put(inference, bytes, Some(spool), now - cpu)?;
+            cpu = now;
+        }
+        self.stock.complete(inference);
+        Ok(())
+    }
+
+    /// What is on disk anyway is not spooled: the stock takes as much as memory holds, and the rest when there is room.
+    fn read(&self, shelf: &Shelf, want: Want) -> Result<(), RoleError> {
+        let inference = want.inference;
+        let due = shape_of(&*self.workload, want.program, inference)?.dealer_bytes[self.me.index()];
+        let mut pages = shelf.read(inference, want.program, due)?;
+        let mut cpu = thread_cpu_s();
+        while let Some(chunk) = pages.next()? {
+            let now = thread_cpu_s();
+            self.stock.put(inference, chunk, None, now - cpu)?;
             cpu = now;
         }
         self.stock.complete(inference);

@@ -22,6 +22,8 @@ mod material;
 mod meter;
 mod net;
 mod party;
+mod precompute;
+mod predict;
 mod request;
 mod role;
 mod roles;
@@ -37,13 +39,16 @@ pub use bench::{BenchInput, BenchOptions, BenchReport, ByParty, ByRole, Spread, 
 pub use digest::{BatchId, CertPin, Digest, SessionId};
 pub use error::{Field, RoleError};
 pub use gates::{
-    GateError, GateSession, GateSetup, ModelFiles, ProgramSize, SessionOptions, SharedModel, gate_role_main, write_private,
+    GateError, GateSession, GateSetup, ModelFiles, ProgramSize, SessionOptions, SharedModel, gate_role_main, precompute_material,
+    write_private,
 };
 pub use hello::Binding;
 pub use ledger::{Ledger, LedgerError};
 pub use local::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet};
 pub use meter::{CostMismatch, InferenceMeter, RoleMeter, Share};
 pub use net::{Class, Identity, IdentityError, IdentityPem, Kind, LinkShape, NetError, Traffic, Wait, What};
+pub use precompute::{MaterialBatch, Precomputed, precompute};
+pub use predict::{PredictedShare, Prediction};
 pub use request::SharedInput;
 pub use role::Role;
 pub use roles::{Event, Limits, WorkloadFactory, role_main};

@@ -57,7 +57,7 @@ pub struct Share {
 }
 
 /// A role's account of its whole life.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoleMeter {
     /// Each inference, in order; empty for the dealer.

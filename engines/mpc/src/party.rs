@@ -3,7 +3,7 @@
 //! One request, at party `b`, index `i`:
 //!
 //! 1. the client's share arrives (a seed at party 0, words at party 1), its lengths fixed by the program;
-//! 2. `[i, i+1)` is burnt in the ledger, durably;
+//! 2. `[i, i+1)` is burnt in the ledger, durably, and its file is deleted if it was made ahead;
 //! 3. `Begin` is exchanged: same request, same index (never below this side's watermark), same program, same public input;
 //! 4. the machine runs: one exchange a round;
 //! 5. measured costs are compared with the declared ones, and both transcripts with the peer's;
@@ -19,26 +19,36 @@ use std::time::{Duration, Instant};
 use sprint_mpc_core::{Advance, MachineError, PartyId, PartyMachine};
 use zeroize::Zeroizing;
 
-use crate::dealer::{Intake, Want};
+use crate::dealer::{Intake, Supplier, Want};
 use crate::error::RoleError;
 use crate::hello::Binding;
 use crate::ledger::Ledger;
-use crate::material::{Spool, Stock, StockLimits, Supply};
+use crate::material::{Shelf, Spool, Stock, StockLimits, Supply};
 use crate::meter::{InferenceMeter, Shares, Stopwatch};
 use crate::net::{Class, Kind, Link, LinkWriter, Net, What, together};
 use crate::request::{INPUT, REQUEST, Request, SEED, expand, words_of};
 use crate::workload::{PartyInput, ProgramShape, Workload};
 
 /// Bytes of a `Begin` frame: request, index, program, nonce, hash of the public input.
-const BEGIN: usize = 8 + 8 + 4 + 32 + 32;
+pub(crate) const BEGIN: usize = 8 + 8 + 4 + 32 + 32;
+/// Bytes of a `Transcript` frame: two hashes.
+pub(crate) const TRANSCRIPT: usize = 2 * 32;
 /// Domain of the zero-sharing of outputs.
 const ZERO_SHARE: &str = "sprint-flow 2026 output zero-share v1";
 
 /// Everything a party has once its links are up.
 pub(crate) struct PartyLinks {
     pub(crate) peer: Link,
-    pub(crate) dealer: Link,
     pub(crate) client: Link,
+    pub(crate) material: Material,
+}
+
+/// A party's one-time material.
+pub(crate) enum Material {
+    /// Streamed by the dealer.
+    Dealer(Box<Link>),
+    /// Made ahead of time.
+    Files(Shelf),
 }
 
 /// How a party behaves.
@@ -70,6 +80,8 @@ pub(crate) struct Party {
     client: Link,
     orders: Orders,
     stock: Arc<Stock>,
+    /// Files made ahead, if material comes from there.
+    shelf: Option<Arc<Shelf>>,
     served: u64,
     account: PartyAccount,
 }
@@ -96,19 +108,28 @@ impl Party {
     /// Agrees with the peer where in the batch to start, and starts reading from the dealer.
     pub(crate) fn open(setup: PartySetup, links: PartyLinks) -> Result<Self, RoleError> {
         let PartySetup { net, me, binding, workload, options, ledger } = setup;
-        let PartyLinks { mut peer, dealer, client } = links;
+        let PartyLinks { mut peer, client, material } = links;
         let start = agree_start(&net, &mut peer, ledger.watermark(binding.batch))?;
         let stock = Arc::new(Stock::new(options.stock));
-        let (reader, writer) = dealer.split();
-        let spool = Spool::new(options.spool.clone());
+        let (supplier, writer, shelf) = match material {
+            Material::Dealer(link) => {
+                let (reader, writer) = link.split();
+                (Supplier::Stream(Box::new(reader), Spool::new(options.spool.clone())), Some(writer), None)
+            }
+            Material::Files(shelf) => {
+                shelf.sweep(start)?;
+                let shelf = Arc::new(shelf);
+                (Supplier::Files(shelf.clone()), None, Some(shelf))
+            }
+        };
         let (sender, wants) = channel();
         let intake = Intake { net: net.clone(), me, session: binding.session, workload: workload.clone(), stock: stock.clone() };
-        let spawned = thread::Builder::new().name("intake".into()).spawn(move || intake.run(reader, spool, wants));
+        let spawned = thread::Builder::new().name("intake".into()).spawn(move || intake.run(supplier, wants));
         spawned.map_err(|e| RoleError::System(e.to_string()))?;
         let planned = options.plan.iter().copied().collect();
         let orders = Orders { writer, intake: Some(sender), open: VecDeque::new(), next: start, planned };
         let account = PartyAccount::default();
-        Ok(Self { net, me, binding, workload, options, ledger, peer, client, orders, stock, served: 0, account })
+        Ok(Self { net, me, binding, workload, options, ledger, peer, client, orders, stock, shelf, served: 0, account })
     }
 
     /// Serves until the client is done; calls `done` after each request.
@@ -142,8 +163,10 @@ impl Party {
         let Self { net, orders, peer, client, .. } = self;
         orders.intake = None;
         net.block_on(async {
-            let _ = orders.writer.send(Kind::End, &[], What::End).await;
-            orders.writer.close().await;
+            if let Some(writer) = &mut orders.writer {
+                let _ = writer.send(Kind::End, &[], What::End).await;
+                writer.close().await;
+            }
             peer.close().await;
             client.close().await;
         });
@@ -153,7 +176,12 @@ impl Party {
         let Self { net, orders, peer, client, .. } = self;
         orders.intake = None;
         net.block_on(async {
-            together(peer.abort(class), client.abort(class), orders.writer.abort(class)).await;
+            let dealer = async {
+                if let Some(writer) = &mut orders.writer {
+                    writer.abort(class).await;
+                }
+            };
+            together(peer.abort(class), client.abort(class), dealer).await;
         });
     }
 
@@ -196,7 +224,14 @@ impl Party {
         self.orders.open.pop_front();
         let watch = Stopwatch::start();
         let before = (self.peer.traffic(), self.stock.others_cpu_s(index));
+        if let Some(shelf) = &self.shelf {
+            // What is not this party's to use is neither burnt nor deleted.
+            shelf.check(index, request.program)?;
+        }
         self.ledger.burn(self.binding.batch, index..index + 1)?;
+        if let Some(shelf) = &self.shelf {
+            shelf.delete(index)?;
+        }
         let nonce = self.begin(request, index, &input.public)?;
         self.order_ahead()?;
 
@@ -339,7 +374,8 @@ impl Party {
     fn compare_transcripts(&mut self, inference: u64) -> Result<(), RoleError> {
         let (sent, received) = self.peer.transcripts();
         let ours = [sent, received].concat();
-        let theirs = self.net.block_on(self.peer.exchange(Kind::Transcript, &ours, 64, What::Transcript { inference }))?;
+        let theirs =
+            self.net.block_on(self.peer.exchange(Kind::Transcript, &ours, TRANSCRIPT, What::Transcript { inference }))?;
         if theirs[32..] != sent {
             return Err(RoleError::Transcript { inference, direction: "what this party sent" });
         }
@@ -382,7 +418,9 @@ struct Run {
 impl Orders {
     fn place(&mut self, net: &Net, program: u32) -> Result<u64, RoleError> {
         let want = Want { inference: self.next, program };
-        net.block_on(self.writer.send(Kind::Want, &want.encode(), What::Material { inference: want.inference }))?;
+        if let Some(writer) = &mut self.writer {
+            net.block_on(writer.send(Kind::Want, &want.encode(), What::Material { inference: want.inference }))?;
+        }
         if let Some(intake) = &self.intake {
             // A receiver that is gone has left its reason in the stock, where the next taker finds it.
             let _ = intake.send(want);
@@ -426,7 +464,8 @@ fn check_round(shape: &ProgramShape, me: PartyId, due: u32, round: u32, len: usi
 
 /// Material ordered and not yet used, oldest first.
 struct Orders {
-    writer: LinkWriter,
+    /// To the dealer, if there is one.
+    writer: Option<LinkWriter>,
     intake: Option<Sender<Want>>,
     open: VecDeque<Want>,
     next: u64,

@@ -12,6 +12,10 @@ use crate::Digest;
 pub trait Workload: Send + Sync {
     /// Digest of the model the roles must agree on.
     fn model(&self) -> Digest;
+    /// What precomputed material is bound to: the model, its private part aside, which the dealer does not know.
+    fn material(&self) -> Digest {
+        self.model()
+    }
     /// Digest of all programs, with ring and encodings.
     fn program(&self) -> Digest;
     /// The programs, in the order their numbers count.

@@ -1,5 +1,6 @@
 //! All four roles as threads of a test, over memory links, with a saboteur between the parties.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::ledger::Ledger;
 use crate::material::StockLimits;
 use crate::net::fault::{Fault, faulty, memory};
 use crate::net::{Class, Counters, Link, Net, NetError, plain_link};
-use crate::party::{Party, PartyLinks, PartyOptions, PartySetup};
+use crate::party::{Material, Party, PartyLinks, PartyOptions, PartySetup};
 use crate::request::SharedInput;
 use crate::toy::Toy;
 use crate::{BatchId, Digest, Role, SessionId, dealer};
@@ -26,9 +27,10 @@ const BINDING: Binding = Binding {
     batch: BatchId::new([4; 32]),
 };
 
-/// How each role ended: party 0, party 1, dealer, client.
+/// How each role ended, and which indexes each party answered with.
 struct Ends {
     parties: [Result<(), RoleError>; 2],
+    indexes: [Vec<u64>; 2],
     dealer: Result<Vec<f64>, RoleError>,
     answers: Result<Vec<Vec<u64>>, RoleError>,
 }
@@ -39,8 +41,21 @@ fn pair(net: &Net, a: Role, b: Role, fault: Fault) -> [Link; 2] {
     [link(a, b, x), link(b, a, y)]
 }
 
-/// Two requests with a fault on the frames from party 0 to party 1.
+/// Requests with a fault on the frames from party 0 to party 1, over ledgers that begin at `watermarks`.
 fn run(fault: Fault, watermarks: [u64; 2], requests: u64) -> Ends {
+    let dir = tempfile::tempdir().unwrap();
+    for (party, watermark) in watermarks.into_iter().enumerate().filter(|(_, w)| *w > 0) {
+        ledger(dir.path(), party).burn(BINDING.batch, 0..watermark).unwrap();
+    }
+    run_at(dir.path(), fault, requests)
+}
+
+fn ledger(dir: &Path, party: usize) -> Ledger {
+    Ledger::open(&dir.join(format!("ledger-{party}"))).unwrap()
+}
+
+/// The same over the ledgers in `dir`.
+fn run_at(dir: &Path, fault: Fault, requests: u64) -> Ends {
     let toy = Toy { words: 20, rounds: 3, ..Toy::default() };
     let net = Arc::new(Net::new().unwrap());
     let [peer0, peer1] = pair(&net, Role::Party0, Role::Party1, fault);
@@ -49,35 +64,34 @@ fn run(fault: Fault, watermarks: [u64; 2], requests: u64) -> Ends {
     let [dealer0, from0] = pair(&net, Role::Party0, Role::Dealer, Fault::None);
     let [dealer1, from1] = pair(&net, Role::Party1, Role::Dealer, Fault::None);
     let party = |me: PartyId, links: PartyLinks| {
-        let net = net.clone();
+        let (net, dir) = (net.clone(), dir.to_owned());
         thread::spawn(move || {
-            let dir = tempfile::tempdir().unwrap();
-            let mut ledger = Ledger::open(&dir.path().join("ledger")).unwrap();
-            if watermarks[me.index()] > 0 {
-                ledger.burn(BINDING.batch, 0..watermarks[me.index()]).unwrap();
-            }
+            let ledger = ledger(&dir, me.index());
             let options = PartyOptions {
                 stall: STALL,
                 stock: StockLimits { memory: 1 << 10, disk: 1 << 20 },
-                spool: dir.path().to_owned(),
+                spool: dir,
                 plan: vec![0],
                 lookahead: 2,
                 offline_limit: STALL,
             };
             let setup = PartySetup { net, me, binding: BINDING, workload: toy.workload(), options, ledger };
-            Party::open(setup, links)?.serve(&mut |_| {})
+            let mut indexes = Vec::new();
+            let served = Party::open(setup, links).and_then(|mut party| party.serve(&mut |meter| indexes.push(meter.index)));
+            (served, indexes)
         })
     };
     let parties = [
-        party(PartyId::P0, PartyLinks { peer: peer0, dealer: dealer0, client: client0 }),
-        party(PartyId::P1, PartyLinks { peer: peer1, dealer: dealer1, client: client1 }),
+        party(PartyId::P0, PartyLinks { peer: peer0, material: Material::Dealer(Box::new(dealer0)), client: client0 }),
+        party(PartyId::P1, PartyLinks { peer: peer1, material: Material::Dealer(Box::new(dealer1)), client: client1 }),
     ];
     let there = net.clone();
     let dealer = thread::spawn(move || dealer::serve(&there, BINDING.session, &*toy.workload(), [from0, from1]));
     let mut client = Client::new(net.clone(), [to0, to1], toy.workload().shapes().to_vec(), Duration::from_secs(5));
     let answers = (0..requests).map(|i| client.infer(0, SharedInput::of_words(&[i + 2; 20], b"mask").unwrap())).collect();
     let _ = client.finish();
-    Ends { parties: parties.map(|p| p.join().unwrap()), dealer: dealer.join().unwrap(), answers }
+    let [(end0, indexes0), (end1, indexes1)] = parties.map(|p| p.join().unwrap());
+    Ends { parties: [end0, end1], indexes: [indexes0, indexes1], dealer: dealer.join().unwrap(), answers }
 }
 
 /// Frames from party 0 to party 1: 0 is the watermark; then each request has a begin, three rounds and a transcript.
@@ -133,6 +147,23 @@ fn a_held_round_is_a_stall_that_names_it() {
     let [_, p1] = ends.parties.map(|p| p.unwrap_err().to_string());
     assert_eq!(p1, "party 1 waits for round 1 of inference 0 from party 0 at memory: nothing came for 400ms");
     assert!(ends.answers.is_err());
+}
+
+/// The link dies within every frame of an inference in turn; then a new session begins over the same ledgers.
+#[test]
+fn an_inference_cut_off_within_any_frame_leaves_its_index_to_nobody() {
+    for number in 0..=TRANSCRIPT {
+        let dir = tempfile::tempdir().unwrap();
+        let cut = run_at(dir.path(), Fault::CutOff(number), 1);
+        assert!(cut.answers.is_err() && cut.parties[1].is_err(), "frame {number}");
+        let burnt = [0, 1].map(|party| ledger(dir.path(), party).watermark(BINDING.batch));
+        // The watermark is the one frame that says nothing of material: party 1 has not begun without it.
+        assert!(burnt == [1, 1] || number < BEGIN && burnt[1] == 0, "frame {number}: {burnt:?}");
+        let next = burnt[0].max(burnt[1]);
+        let again = run_at(dir.path(), Fault::None, 2);
+        assert_eq!(again.answers.unwrap(), [vec![256; 20], vec![6561; 20]]);
+        assert_eq!(again.indexes, [[next, next + 1], [next, next + 1]], "frame {number}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sprint_mpc::{
     BatchId, ClientSide, FleetError, FleetOptions, Ledger, Limits, LinkShape, LocalFleet, Role, SharedInput, gate_role_main,
-    role_main,
+    precompute, role_main,
 };
 use toy::Toy;
 
@@ -26,8 +26,15 @@ const TESTS: &[(&str, fn())] = &[
     ("roles_die_with_their_spawner", roles_die_with_their_spawner),
     ("a_role_without_configuration_fails_and_says_so", a_role_without_configuration_fails_and_says_so),
     ("a_shaped_fleet_takes_its_round_trips", a_shaped_fleet_takes_its_round_trips),
+    (
+        "a_party_killed_before_any_opening_leaves_its_index_to_nobody",
+        a_party_killed_before_any_opening_leaves_its_index_to_nobody,
+    ),
+    ("material_made_ahead_is_used_once_and_deleted", material_made_ahead_is_used_once_and_deleted),
+    ("material_made_ahead_for_something_else_is_refused", material_made_ahead_for_something_else_is_refused),
     ("no_index_is_used_twice_through_two_hundred_kills", no_index_is_used_twice_through_two_hundred_kills),
     ("a_real_model_answers_batches_of_two_sizes", gates::a_real_model_answers_batches_of_two_sizes),
+    ("a_real_model_answers_from_material_made_ahead", gates::a_real_model_answers_from_material_made_ahead),
     ("shares_of_two_sharings_do_not_pass_for_a_pair", gates::shares_of_two_sharings_do_not_pass_for_a_pair),
     ("the_benchmark_reports_what_its_session_measured", gates::the_benchmark_reports_what_its_session_measured),
     (
@@ -79,6 +86,7 @@ fn options(dir: &Path, toys: [Toy; 3]) -> FleetOptions {
         args: vec!["mpc-role".into()],
         workload: roles.into_iter().zip(toys).map(|(role, toy)| (role, serde_json::to_value(toy).unwrap())).collect(),
         batch: BatchId::random().unwrap(),
+        material: None,
         ledgers: dir.to_owned(),
         link: LinkShape::LOOPBACK,
         dealer_link: LinkShape::LOOPBACK,
@@ -124,7 +132,7 @@ fn a_fleet_answers_several_requests_and_accounts_for_them() {
     assert_eq!(meter.dealer.offline_s.len(), 4);
 }
 
-const SLOW: Toy = Toy { words: 10, rounds: 200, model: 1, phantom_rounds: 0, pause_ms: 10 };
+const SLOW: Toy = Toy { words: 10, rounds: 200, model: 1, phantom_rounds: 0, pause_ms: 10, dies_at: None };
 
 fn ask(fleet: &mut LocalFleet, toy: Toy) -> Result<Vec<u64>, FleetError> {
     fleet.infer(0, SharedInput::of_words(&input(toy.words, 1), b"mask").unwrap())
@@ -144,9 +152,10 @@ fn a_role_killed_mid_inference_is_named_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let mut fleet = LocalFleet::launch(&options(dir.path(), [SLOW; 3]), side(SLOW)).unwrap();
         let pids = fleet.pids();
+        let victim = pids[i];
         let killer = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
-            signal(pids[i], "KILL");
+            signal(victim, "KILL");
             Instant::now()
         });
         let outcome = ask(&mut fleet, SLOW);
@@ -326,6 +335,97 @@ fn no_index_is_used_twice_through_two_hundred_kills() {
         std::fs::read(&log).unwrap().chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect();
     assert!(used.len() >= 200, "only {} indexes in 200 runs", used.len());
     assert!(used.windows(2).all(|w| w[0] < w[1]), "an index was used twice: {used:?}");
+}
+
+fn a_party_killed_before_any_opening_leaves_its_index_to_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let toy = Toy { words: 10, rounds: 4, ..Toy::default() };
+    let sound = options(dir.path(), [toy; 3]);
+    let mut next = 0;
+    for (round, victim) in (0..toy.rounds).flat_map(|round| [(round, 0), (round, 1)]) {
+        let mut toys = [toy; 3];
+        toys[victim] = Toy { dies_at: Some(round), ..toy };
+        let dying = FleetOptions { batch: sound.batch, ..options(dir.path(), toys) };
+        let error = ask(&mut LocalFleet::launch(&dying, side(toy)).unwrap(), toy).unwrap_err();
+        assert!(matches!(error, FleetError::Died { role, .. } if role.party().unwrap().index() == victim), "{error}");
+        let mut fleet = LocalFleet::launch(&sound, side(toy)).unwrap();
+        assert_eq!(ask(&mut fleet, toy).unwrap(), toy.expect(&input(toy.words, 1)));
+        let used = fleet.finish().unwrap().parties.map(|p| p.inferences[0].index);
+        assert_eq!(used, [next + 1; 2], "killed at party {victim}, round {round}");
+        next += 2;
+    }
+}
+
+/// Four inferences' material in `dir/material`, and a fleet's options that use it.
+fn made_ahead(dir: &Path, toy: Toy) -> FleetOptions {
+    let folder = dir.join("material");
+    let made = precompute(&folder, &*toy.workload(), &[0, 0, 1, 0]).unwrap();
+    assert_eq!(made.batch.bytes, [5 * 16 * 100 * 5; 2]);
+    FleetOptions { batch: made.batch.batch, material: Some(folder), ..options(dir, [toy; 3]) }
+}
+
+fn left(dir: &Path) -> [usize; 2] {
+    [0, 1].map(|party| {
+        let files = std::fs::read_dir(dir.join(format!("material/party-{party}"))).unwrap();
+        files.filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "material")).count()
+    })
+}
+
+fn material_made_ahead_is_used_once_and_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let toy = Toy::default();
+    let options = made_ahead(dir.path(), toy);
+    let spare = std::fs::read(dir.path().join("material/party-0/00000000.material")).unwrap();
+    let mut fleet = LocalFleet::launch(&FleetOptions { plan: vec![0, 0], ..options.clone() }, side(toy)).unwrap();
+    assert_eq!(fleet.pids().len(), 2, "there is no dealer");
+    fleet.prepare(0).unwrap();
+    assert_eq!(left(dir.path()), [4, 4], "material at hand is not yet used");
+    assert_eq!(ask(&mut fleet, toy).unwrap(), toy.expect(&input(100, 1)));
+    assert_eq!(left(dir.path()), [3, 3]);
+    assert_eq!(fleet.finish().unwrap().dealer.offline_s, [0.0; 0]);
+
+    // A file that a crash, or somebody, has left behind lies below the watermark.
+    std::fs::write(dir.path().join("material/party-0/00000000.material"), spare).unwrap();
+    let mut fleet = LocalFleet::launch(&options, side(toy)).unwrap();
+    assert_eq!(ask(&mut fleet, toy).unwrap(), toy.expect(&input(100, 1)));
+    let meter = fleet.finish().unwrap();
+    assert_eq!(meter.parties.each_ref().map(|p| p.inferences[0].index), [1, 1]);
+    assert_eq!(left(dir.path()), [2, 2]);
+
+    // Index 2 is another program's: it is not given to this one, nor lost by the attempt.
+    let mut fleet = LocalFleet::launch(&options, side(toy)).unwrap();
+    let error = ask(&mut fleet, toy).unwrap_err().to_string();
+    assert!(error.contains("for another program"), "{error}");
+    drop(fleet);
+    let mut fleet = LocalFleet::launch(&options, side(toy)).unwrap();
+    let x = input(200, 2);
+    assert_eq!(fleet.infer(1, SharedInput::of_words(&x, b"mask").unwrap()).unwrap(), toy.expect(&x));
+    assert_eq!(ask(&mut fleet, toy).unwrap(), toy.expect(&input(100, 1)));
+    assert_eq!(left(dir.path()), [0, 0]);
+    let error = ask(&mut fleet, toy).unwrap_err().to_string();
+    assert!(error.contains("dealer material of inference 4") && error.contains("none, or it has been used"), "{error}");
+}
+
+fn material_made_ahead_for_something_else_is_refused() {
+    let toy = Toy::default();
+    let other = Toy { model: 2, ..toy };
+    let (mine, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let options = made_ahead(mine.path(), toy);
+    let made_for_other = made_ahead(theirs.path(), other);
+    let refused = |options: &FleetOptions, toy: Toy| {
+        ask(&mut LocalFleet::launch(options, side(toy)).unwrap(), toy).unwrap_err().to_string()
+    };
+    // The right batch id over another model's files, then another batch's files under this one's id.
+    let error = refused(&FleetOptions { workload: options.workload.clone(), ..made_for_other.clone() }, toy);
+    assert!(error.contains("for another model"), "{error}");
+    let error = refused(&FleetOptions { batch: made_for_other.batch, ..options.clone() }, toy);
+    assert!(error.contains("of another batch"), "{error}");
+    let path = mine.path().join("material/party-1/00000000.material");
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = refused(&options, toy);
+    assert!(error.contains("party 1 failed") && error.contains("it was changed"), "{error}");
 }
 
 fn a_restart_with_a_rolled_back_ledger_skips_to_the_peers_watermark() {

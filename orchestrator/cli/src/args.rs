@@ -47,6 +47,11 @@ pub(crate) enum Command {
     /// Privacy accounting: what a mechanism costs, what noise a budget needs, and whether an implementation keeps its promise.
     #[command(subcommand)]
     Privacy(PrivacyCommand),
+    /// Classify texts with a fine-tuned model under MPC, by three processes on this machine.
+    Infer(InferArgs),
+    /// Make one-time material ahead of time.
+    #[command(subcommand)]
+    Dealer(DealerCommand),
     /// Print hidden states of texts, by any engine.
     Embed(EmbedArgs),
     /// Measure an engine on this machine.
@@ -351,6 +356,80 @@ pub(crate) struct EmbedArgs {
     pub(crate) json: bool,
 }
 
+/// A fine-tuned model and how texts are fitted to it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServedArgs {
+    /// A fine-tuned model: its artifact's digest, or a folder that `artifacts get` made of it.
+    #[arg(long, value_name = "DIGEST|DIR")]
+    pub(crate) model: String,
+    /// The gates.
+    #[arg(long, value_enum, default_value = "exact")]
+    pub(crate) mode: GateMode,
+    /// Texts in one inference.
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) batch: NonZeroUsize,
+    /// The store of the model's artifact.
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Print JSON for machines.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `infer`.
+#[derive(Debug, Clone, Args)]
+#[command(group(clap::ArgGroup::new("texts").required(true).multiple(true).args(["text", "input"])))]
+pub(crate) struct InferArgs {
+    /// The model.
+    #[command(flatten)]
+    pub(crate) served: ServedArgs,
+    /// A text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Vec<String>,
+    /// Lines of {"text": …, "pair": null|…}.
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) input: Option<PathBuf>,
+    /// The `tokenizer.json` of the model, if its artifact has none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Tokens kept of each text, special tokens included.
+    #[arg(long, default_value = "128", value_name = "N")]
+    pub(crate) max_length: NonZeroUsize,
+    /// Lengths are padded to multiples of this; a smaller one costs less, and tells the parties more about lengths.
+    #[arg(long, default_value = "16", value_name = "N")]
+    pub(crate) length_multiple: NonZeroUsize,
+    /// The link between the parties.
+    #[arg(long, value_enum, default_value = "loopback")]
+    pub(crate) net: LinkName,
+    /// A folder that `dealer precompute` made; its batch and length are used, and there is no dealer.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) material: Option<PathBuf>,
+}
+
+/// `dealer`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DealerCommand {
+    /// Write material for inferences to come, sealed, into a folder for each party.
+    Precompute(PrecomputeArgs),
+}
+
+/// `dealer precompute`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PrecomputeArgs {
+    /// The model.
+    #[command(flatten)]
+    pub(crate) served: ServedArgs,
+    /// Padded tokens of each text.
+    #[arg(long, default_value = "128", value_name = "N")]
+    pub(crate) seq: NonZeroUsize,
+    /// How many inferences.
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) count: NonZeroUsize,
+    /// An empty or missing folder; it gets `party-0` and `party-1`, each for that party alone.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
 /// `bench`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
@@ -435,6 +514,9 @@ pub(crate) struct BenchMpcArgs {
     /// Timed runs, after one that warms up.
     #[arg(long, default_value = "3", value_name = "N")]
     pub(crate) runs: NonZeroUsize,
+    /// Print what the program declares that it costs, and run nothing.
+    #[arg(long)]
+    pub(crate) predict: bool,
     /// Print JSON for machines.
     #[arg(long)]
     pub(crate) json: bool,

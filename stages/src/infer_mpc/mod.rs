@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sprint_artifacts::Secrecy;
 use sprint_clear::float::embed_only;
-use sprint_model::{Batch, Checkpoint, Example};
+use sprint_model::{Checkpoint, Example};
 use sprint_mpc::{
     Class, FleetError, FleetMeter, GateError, GateSession, GateSetup, Limits, LinkShape, ModelFiles, RoleMeter, SessionOptions,
     write_private,
@@ -34,7 +34,7 @@ use crate::errors::{store_error, with_causes};
 use crate::params::{self, Params};
 use crate::predictions::Predictions;
 use crate::share::{self, PUBLIC_FILE, SHARE_FILE, SharedMeta};
-use plan::{Job, Plan};
+pub use plan::{InferenceJob, InferencePlan};
 
 /// Parameters of `infer-mpc@1`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -153,7 +153,8 @@ impl Stage for InferMpc {
         let params: InferMpcParams = ctx.params_as()?;
         let (shared, client) = share::client(ctx.store(), &ctx.input("public")?.id)?;
         let (meta, examples) = dataset::load(ctx.store(), &ctx.input("dataset")?.id, Split::Validation)?;
-        let plan = Plan::new(&examples, params.samples, params.batch, params.length_multiple, client.spec().max_tokens());
+        let plan =
+            InferencePlan::new(&examples, params.samples, params.batch, params.length_multiple, client.spec().max_tokens());
         ctx.log(format!("{} examples in {} inferences of {} shapes", plan.rows.len(), plan.jobs.len(), plan.sizes.len()));
         let options = self.options(ctx, &params, &shared, &plan)?;
 
@@ -178,7 +179,7 @@ impl InferMpc {
         ctx: &StageContext<'_>,
         params: &InferMpcParams,
         shared: &SharedMeta,
-        plan: &Plan,
+        plan: &InferencePlan,
     ) -> Result<SessionOptions, StageError> {
         let binary = match &self.program.binary {
             Some(binary) => binary.clone(),
@@ -191,13 +192,14 @@ impl InferMpc {
         Ok(SessionOptions {
             binary,
             args: self.program.args.clone(),
-            setup: GateSetup { spec, policy, mode, sizes: plan.sizes.clone(), model: digest },
+            setup: GateSetup { spec, policy, mode, calibration: None, sizes: plan.sizes.clone(), model: digest },
             files: lay_out(ctx)?,
             ledgers,
             link: params.net.shape(),
             dealer_link: LinkShape::LOOPBACK,
             limits: Limits::default(),
             plan: plan.jobs.iter().map(|j| j.program).collect(),
+            material: None,
         })
     }
 }
@@ -235,21 +237,18 @@ fn classify(
     session: &mut GateSession,
     client: &Checkpoint,
     examples: &[Example],
-    plan: &Plan,
+    plan: &InferencePlan,
 ) -> Result<BTreeMap<usize, Vec<f32>>, StageError> {
     let failed = |e: &dyn std::error::Error| StageError::permanent(with_causes(e));
     let mut answers = BTreeMap::new();
-    for Job { program, rows } in &plan.jobs {
+    for job in &plan.jobs {
         if ctx.is_cancelled() {
             return Err(StageError::new(ErrorClass::Cancelled, "cancelled"));
         }
-        let size = plan.sizes[*program as usize];
-        // A batch that is not full repeats its last example; the repeated answers are dropped.
-        let filled = rows.iter().chain(std::iter::repeat(rows.last().expect("a job has rows"))).take(size.batch);
-        let batch = Batch::new(filled.map(|r| &examples[*r]), size.tokens, client.spec().pad_token).map_err(|e| failed(&e))?;
+        let batch = plan.batch(job, examples, client.spec().pad_token).map_err(|e| failed(&e))?;
         let embedded = embed_only(client, &batch).map_err(|e| failed(&e))?;
-        let logits = session.infer(*program, &batch, embedded.data()).map_err(|e| stage_error(&e))?;
-        answers.extend(rows.iter().copied().zip(logits));
+        let logits = session.infer(job.program, &batch, embedded.data()).map_err(|e| stage_error(&e))?;
+        answers.extend(job.rows.iter().copied().zip(logits));
         ctx.progress(answers.len() as u64, Some(plan.rows.len() as u64), "messages", Some("under MPC".to_owned()));
     }
     Ok(answers)

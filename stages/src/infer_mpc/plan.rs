@@ -2,33 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use sprint_model::{Example, buckets_by_length};
+use sprint_model::{Batch, BatchError, Example, buckets_by_length};
 use sprint_mpc::ProgramSize;
 
 /// One inference.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Job {
+pub struct InferenceJob {
     /// The program's number.
-    pub(super) program: u32,
+    pub program: u32,
     /// Validation rows, at most a batch of them.
-    pub(super) rows: Vec<usize>,
+    pub rows: Vec<usize>,
 }
 
 /// All inferences of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Plan {
+pub struct InferencePlan {
     /// Every row that is classified, ascending.
-    pub(super) rows: Vec<usize>,
+    pub rows: Vec<usize>,
     /// Programs by number: one a padded length.
-    pub(super) sizes: Vec<ProgramSize>,
+    pub sizes: Vec<ProgramSize>,
     /// In order of padded length.
-    pub(super) jobs: Vec<Job>,
+    pub jobs: Vec<InferenceJob>,
 }
 
-impl Plan {
+impl InferencePlan {
     /// `samples` rows spread evenly over `examples`, in batches of one padded length, a multiple of `multiple` but never more than
     /// `most` (what the model's positions allow).
-    pub(super) fn new(examples: &[Example], samples: usize, batch: usize, multiple: usize, most: usize) -> Self {
+    pub fn new(examples: &[Example], samples: usize, batch: usize, multiple: usize, most: usize) -> Self {
         let count = samples.min(examples.len());
         let rows: Vec<usize> = (0..count).map(|i| i * examples.len() / count).collect();
         let lengths: Vec<usize> = rows.iter().map(|row| examples[*row].ids.len()).collect();
@@ -40,12 +40,20 @@ impl Plan {
             let tokens = bucket.tokens.next_multiple_of(multiple.max(1)).min(most);
             let next = numbers.len() as u32;
             let program = *numbers.entry(tokens).or_insert(next);
-            jobs.push(Job { program, rows: bucket.rows.into_iter().map(|i| rows[i]).collect() });
+            jobs.push(InferenceJob { program, rows: bucket.rows.into_iter().map(|i| rows[i]).collect() });
         }
         let mut sizes: Vec<(u32, ProgramSize)> =
             numbers.into_iter().map(|(tokens, n)| (n, ProgramSize { batch, tokens })).collect();
         sizes.sort_by_key(|(n, _)| *n);
         Self { rows, sizes: sizes.into_iter().map(|(_, size)| size).collect(), jobs }
+    }
+
+    /// The padded batch of a job; one that is not full repeats its last example, whose further answers are dropped.
+    pub fn batch(&self, job: &InferenceJob, examples: &[Example], pad_token: u32) -> Result<Batch, BatchError> {
+        let size = self.sizes[job.program as usize];
+        let last = job.rows.last().into_iter().cycle();
+        let filled = job.rows.iter().chain(last).take(size.batch);
+        Batch::new(filled.map(|row| &examples[*row]), size.tokens, pad_token)
     }
 }
 
@@ -61,7 +69,7 @@ mod tests {
     fn every_sampled_row_is_classified_once_by_a_program_that_holds_it() {
         let examples = examples(&[3, 20, 9, 16, 17, 100, 128, 4, 4, 4]);
         for (samples, batch) in [(10, 1), (10, 4), (3, 2), (99, 3)] {
-            let plan = Plan::new(&examples, samples, batch, 16, 120);
+            let plan = InferencePlan::new(&examples, samples, batch, 16, 120);
             assert_eq!(plan.rows.len(), samples.min(10));
             let mut seen: Vec<usize> = plan.jobs.iter().flat_map(|j| j.rows.clone()).collect();
             seen.sort_unstable();
@@ -76,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_sample_is_spread_over_the_split() {
-        let plan = Plan::new(&examples(&[8; 100]), 4, 1, 16, 512);
+        let plan = InferencePlan::new(&examples(&[8; 100]), 4, 1, 16, 512);
         assert_eq!(plan.rows, [0, 25, 50, 75]);
         assert_eq!(plan.sizes, [ProgramSize { batch: 1, tokens: 16 }]);
     }

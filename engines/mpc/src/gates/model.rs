@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sprint_model::checkpoint::{params_from_safetensors, params_to_safetensors};
-use sprint_model::{Checkpoint, ModelSpec, ParamPath, Part, TensorData, Visibility, WeightPolicy};
+use sprint_model::{Calibration, Checkpoint, ModelSpec, ParamPath, Part, TensorData, Visibility, WeightPolicy};
 use sprint_mpc_core::{MachineError, Mode, PartyId, PrivateWeights, Program, PublicWeights, os_randomness};
 use zeroize::Zeroizing;
 
@@ -55,14 +55,19 @@ pub struct ModelFiles {
 }
 
 impl SharedModel {
-    /// Splits `checkpoint` by `policy`.
-    pub fn split(checkpoint: &Checkpoint, policy: WeightPolicy, mode: Mode) -> Result<Self, GateError> {
+    /// Splits `checkpoint` by `policy`; `ranges` are those of [`Mode::Calibrated`].
+    pub fn split(
+        checkpoint: &Checkpoint,
+        policy: WeightPolicy,
+        mode: Mode,
+        ranges: Option<&Calibration>,
+    ) -> Result<Self, GateError> {
         checkpoint.require_complete()?;
         let spec = checkpoint.spec();
         let public = params_to_safetensors(public_params(checkpoint, policy))?;
         let mut sharing = [0; 32];
         getrandom::fill(&mut sharing).map_err(|e| RoleError::System(e.to_string()))?;
-        let program = compile_one(spec, policy, mode, ProgramSize { batch: 1, tokens: 8 })?;
+        let program = compile_one(spec, policy, mode, ranges, ProgramSize { batch: 1, tokens: 8 })?;
         let shares = PrivateWeights::share(&program, checkpoint, &mut os_randomness)?;
         let public_digest = *blake3::hash(&public).as_bytes();
         let digest = model_digest(spec, policy, &public_digest, &sharing);
@@ -98,6 +103,8 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) struct Weights {
     pub(crate) public: PublicWeights,
     pub(crate) private: PrivateWeights,
+    /// What material made ahead is bound to.
+    pub(crate) material: Digest,
 }
 
 impl Weights {
@@ -114,6 +121,7 @@ impl Weights {
         let share =
             ShareFile::parse(&share, me).map_err(|what| RoleError::Config(format!("{}: {what}", files.share.display())))?;
         let bytes = read(&files.public)?;
+        let material = public_digest(spec, policy, blake3::hash(&bytes).as_bytes());
         let actual = model_digest(spec, policy, blake3::hash(&bytes).as_bytes(), share.sharing);
         if actual != expected || blake3::hash(&bytes).as_bytes() != share.public {
             return Err(RoleError::Model { expected, actual });
@@ -126,7 +134,7 @@ impl Weights {
         let machine = |e: MachineError| unfit(e.to_string());
         let public = PublicWeights::prepare(program, &checkpoint).map_err(machine)?;
         let private = PrivateWeights::from_bytes(program, share.words).map_err(machine)?;
-        Ok(Self { public, private })
+        Ok(Self { public, private, material })
     }
 }
 
@@ -158,6 +166,19 @@ fn without_embeddings(
         params.insert(p.path, zeros);
     }
     Ok(Checkpoint::from_params(name, spec, params)?)
+}
+
+/// What material made ahead is bound to: everything about a model but its private part.
+pub(super) fn material_digest(checkpoint: &Checkpoint, policy: WeightPolicy) -> Result<Digest, GateError> {
+    let public = params_to_safetensors(public_params(checkpoint, policy))?;
+    Ok(public_digest(checkpoint.spec(), policy, blake3::hash(&public).as_bytes()))
+}
+
+fn public_digest(spec: &ModelSpec, policy: WeightPolicy, public: &[u8; 32]) -> Digest {
+    let text = serde_json::to_vec(&(spec, policy)).expect("a spec is numbers and names");
+    let mut hasher = blake3::Hasher::new_derive_key("sprint-flow public model v1");
+    hasher.update(&(text.len() as u64).to_le_bytes()).update(&text).update(public);
+    Digest::new(*hasher.finalize().as_bytes())
 }
 
 fn model_digest(spec: &ModelSpec, policy: WeightPolicy, public: &[u8; 32], sharing: &[u8; 32]) -> Digest {

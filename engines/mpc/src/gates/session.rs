@@ -1,7 +1,7 @@
 //! The client's side of real programs: text batches in, logits out.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sprint_model::{Batch, CheckpointError};
@@ -15,7 +15,7 @@ use crate::local::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet}
 use crate::net::LinkShape;
 use crate::request::{SharedInput, bytes_of};
 use crate::roles::Limits;
-use crate::{BatchId, Role};
+use crate::{BatchId, Digest, MaterialBatch, Role};
 
 /// What a session on this machine is made of.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct SessionOptions {
     pub limits: Limits,
     /// Program numbers of the requests to come.
     pub plan: Vec<u32>,
+    /// A folder of material made ahead; with one, there is no dealer.
+    pub material: Option<PathBuf>,
 }
 
 /// Why a session does not answer.
@@ -71,11 +73,16 @@ impl GateSession {
     /// Starts the processes. Must not be called from inside an asynchronous runtime.
     pub fn launch(options: &SessionOptions) -> Result<Self, GateError> {
         let Compiled { programs, shapes, digest } = options.setup.compile()?;
+        let batch = match &options.material {
+            Some(folder) => batch_of(folder, digest)?,
+            None => BatchId::random().map_err(|e| RoleError::System(e.to_string()))?,
+        };
         let fleet = FleetOptions {
             binary: options.binary.clone(),
             args: options.args.clone(),
             workload: configs(options)?,
-            batch: BatchId::random().map_err(|e| RoleError::System(e.to_string()))?,
+            batch,
+            material: options.material.clone(),
             ledgers: options.ledgers.clone(),
             link: options.link,
             dealer_link: options.dealer_link,
@@ -106,8 +113,8 @@ impl GateSession {
         Ok(decode_logits(compiled, [&words, &vec![0; words.len()]])?)
     }
 
-    /// The process ids of party 0, party 1 and the dealer.
-    pub fn pids(&self) -> [u32; 3] {
+    /// The process ids of party 0, party 1 and, if there is one, the dealer.
+    pub fn pids(&self) -> Vec<u32> {
         self.fleet.pids()
     }
 
@@ -115,6 +122,16 @@ impl GateSession {
     pub fn finish(self) -> Result<FleetMeter, GateError> {
         Ok(self.fleet.finish()?)
     }
+}
+
+/// The batch in a folder; the parties compare everything else that it is bound to with what they hold.
+fn batch_of(folder: &Path, programs: Digest) -> Result<BatchId, RoleError> {
+    let about = MaterialBatch::read(folder)?;
+    if about.programs != programs {
+        let what = format!("{}: made for other programs: another shape, mode, batch or length", folder.display());
+        return Err(RoleError::Material { inference: 0, what });
+    }
+    Ok(about.batch)
 }
 
 /// Each role's part: the dealer gets shapes, a party its own files.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sprint_model::{ModelSpec, WeightPolicy};
+use sprint_model::{Calibration, ModelSpec, WeightPolicy};
 use sprint_mpc_core::{CompileError, Mode, Options, Program, compile};
 
 use crate::Digest;
@@ -32,6 +32,9 @@ pub struct GateSetup {
     pub policy: WeightPolicy,
     /// Which gates.
     pub mode: Mode,
+    /// The public ranges that [`Mode::Calibrated`] relies on.
+    #[serde(default)]
+    pub calibration: Option<Calibration>,
     /// The programs, in the order of their numbers.
     pub sizes: Vec<ProgramSize>,
     /// Digest of the shared model.
@@ -51,7 +54,8 @@ impl GateSetup {
         if self.sizes.is_empty() {
             return Err(CompileError::Shape("a session needs at least one program".into()));
         }
-        let programs = self.sizes.iter().map(|size| compile_one(&self.spec, self.policy, self.mode, *size).map(Arc::new));
+        let ranges = self.calibration.as_ref();
+        let programs = self.sizes.iter().map(|size| compile_one(&self.spec, self.policy, self.mode, ranges, *size).map(Arc::new));
         let programs = programs.collect::<Result<Vec<_>, _>>()?;
         let mut hasher = blake3::Hasher::new_derive_key("sprint-flow session programs v1");
         for program in &programs {
@@ -67,9 +71,10 @@ pub(crate) fn compile_one(
     spec: &ModelSpec,
     policy: WeightPolicy,
     mode: Mode,
+    ranges: Option<&Calibration>,
     size: ProgramSize,
 ) -> Result<Program, CompileError> {
-    compile(spec, &Options::new(mode, policy, size.batch, size.tokens))
+    compile(spec, &Options::new(mode, policy, size.batch, size.tokens).with_calibration(ranges.cloned()))
 }
 
 fn shape(program: &Program) -> ProgramShape {

@@ -35,22 +35,24 @@ pub fn gate_role_main(role: Role, stdin: impl Read + Send + 'static, stdout: imp
 fn load(role: Role, config: &serde_json::Value) -> Result<Arc<dyn Workload>, RoleError> {
     let GateConfig { setup, files } = serde_json::from_value(config.clone()).map_err(|e| RoleError::Config(e.to_string()))?;
     let compiled = setup.compile().map_err(|e| RoleError::Config(e.to_string()))?;
-    let weights = match role.party() {
-        None => None,
+    let (material, weights) = match role.party() {
+        // A dealer that streams makes no files.
+        None => (setup.model, None),
         Some(me) => {
             let files = files.ok_or_else(|| RoleError::Config(format!("{role} has no model files")))?;
             let weights = Weights::load(me, &setup.spec, setup.policy, &compiled.programs[0], &files, setup.model)?;
-            Some((Arc::new(weights.public), Arc::new(weights.private)))
+            (weights.material, Some((Arc::new(weights.public), Arc::new(weights.private))))
         }
     };
-    Ok(Arc::new(Gates { model: setup.model, compiled, weights }))
+    Ok(Arc::new(Gates { model: setup.model, material, compiled, weights }))
 }
 
-struct Gates {
-    model: Digest,
-    compiled: Compiled,
+pub(super) struct Gates {
+    pub(super) model: Digest,
+    pub(super) material: Digest,
+    pub(super) compiled: Compiled,
     /// A party's.
-    weights: Option<(Arc<PublicWeights>, Arc<PrivateWeights>)>,
+    pub(super) weights: Option<(Arc<PublicWeights>, Arc<PrivateWeights>)>,
 }
 
 impl Gates {
@@ -63,6 +65,10 @@ impl Gates {
 impl Workload for Gates {
     fn model(&self) -> Digest {
         self.model
+    }
+
+    fn material(&self) -> Digest {
+        self.material
     }
 
     fn program(&self) -> Digest {

@@ -19,13 +19,12 @@ use crate::net::{Dial, Endpoint, Identity, LinkShape, Net, Traffic, connect};
 use crate::request::SharedInput;
 use crate::roles::{CONFIG_VERSION, Event, Limits, PeerConfig, Settings};
 use crate::workload::ProgramShape;
-use crate::{BatchId, CertPin, Digest, Role, SessionId};
+use crate::{BatchId, CertPin, Digest, MaterialBatch, Role, SessionId};
 
 /// How long after a failure the other roles are listened to for the cause.
 const POST_MORTEM: Duration = Duration::from_millis(1500);
 /// How long a process may take to say that it listens.
 const LAUNCH: Duration = Duration::from_secs(60);
-const SERVERS: [Role; 3] = [Role::Party0, Role::Party1, Role::Dealer];
 
 /// What to launch and how.
 #[derive(Debug, Clone)]
@@ -36,8 +35,10 @@ pub struct FleetOptions {
     pub args: Vec<String>,
     /// Each server's part of the workload; what it holds is the workload's affair, secrets only as paths to files.
     pub workload: BTreeMap<Role, serde_json::Value>,
-    /// The supply of dealer material; fresh for each fleet whose dealer streams.
+    /// The supply of dealer material; fresh for each fleet whose dealer streams, else that of `material`.
     pub batch: BatchId,
+    /// A folder of material made ahead; with one, there is no dealer.
+    pub material: Option<PathBuf>,
     /// Folder of the parties' ledgers.
     pub ledgers: PathBuf,
     /// The link between the parties, and of the client to both.
@@ -116,7 +117,7 @@ fn fate(status: Option<ExitStatus>) -> String {
 pub struct FleetMeter {
     /// Party 0 and party 1.
     pub parties: [RoleMeter; 2],
-    /// The dealer.
+    /// The dealer; all zero if material was made ahead.
     pub dealer: RoleMeter,
     /// The client's links to party 0 and party 1.
     pub client: [Traffic; 2],
@@ -125,6 +126,7 @@ pub struct FleetMeter {
 /// Three processes and a client in session. Dropping it kills them.
 pub struct LocalFleet {
     client: Option<Client>,
+    servers: Vec<Role>,
     processes: Vec<Process>,
     heard: Receiver<(Role, Heard)>,
     loaded: BTreeSet<Role>,
@@ -135,12 +137,14 @@ impl LocalFleet {
     /// Starts the processes, connects everything, shakes hands. Must not be called from inside an asynchronous runtime.
     pub fn launch(options: &FleetOptions, side: ClientSide) -> Result<Self, FleetError> {
         let (sender, heard) = channel();
+        let mut servers = vec![Role::Party0, Role::Party1];
+        servers.extend(options.material.is_none().then_some(Role::Dealer));
         let mut processes = Vec::new();
-        for role in SERVERS {
+        for role in servers.iter().copied() {
             let started = Process::spawn(&options.binary, &options.args, role, sender.clone());
             processes.push(started.map_err(|source| FleetError::Spawn { role, source })?);
         }
-        let mut fleet = Self { client: None, processes, heard, loaded: BTreeSet::new(), finished: BTreeMap::new() };
+        let mut fleet = Self { client: None, servers, processes, heard, loaded: BTreeSet::new(), finished: BTreeMap::new() };
         fleet.wire(options, side)?;
         Ok(fleet)
     }
@@ -154,7 +158,7 @@ impl LocalFleet {
         }
         let pins: BTreeMap<Role, CertPin> = identities.iter().map(|(role, id)| (*role, id.pin())).collect();
         let mut addrs = BTreeMap::new();
-        for (i, role) in SERVERS.into_iter().enumerate() {
+        for (i, role) in self.servers.clone().into_iter().enumerate() {
             let settings = settings(options, session, role, &pins, &addrs);
             let sent = self.processes[i].configure(&settings, &identities[&role]);
             // A child that is gone already has told why, or its end tells.
@@ -165,7 +169,7 @@ impl LocalFleet {
         }
         // Dialling can only fail slowly; a role that cannot even load says so at once.
         let deadline = Instant::now() + options.limits.connect();
-        while let Some(missing) = SERVERS.into_iter().find(|r| !self.loaded.contains(r)) {
+        while let Some(missing) = self.servers.iter().copied().find(|r| !self.loaded.contains(r)) {
             self.hear(deadline, missing, "is loaded")?;
         }
         let own = identities.remove(&Role::Client).expect("made for every role above");
@@ -185,9 +189,9 @@ impl LocalFleet {
         self.with_client(|client| client.prepare(program))
     }
 
-    /// The process ids of party 0, party 1 and the dealer.
-    pub fn pids(&self) -> [u32; 3] {
-        std::array::from_fn(|i| self.processes[i].id())
+    /// The process ids of party 0, party 1 and, if there is one, the dealer.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(Process::id).collect()
     }
 
     /// Ends the session in good order and collects every role's account.
@@ -196,11 +200,11 @@ impl LocalFleet {
         let traffic = client.traffic();
         client.finish().map_err(|e| self.post_mortem(e))?;
         let deadline = Instant::now() + LAUNCH;
-        while self.finished.len() < SERVERS.len() {
-            let missing = SERVERS.into_iter().find(|r| !self.finished.contains_key(r)).expect("the loop's condition");
+        while self.finished.len() < self.servers.len() {
+            let missing = self.servers.iter().copied().find(|r| !self.finished.contains_key(r)).expect("the loop's condition");
             self.hear(deadline, missing, "is finished")?;
         }
-        let mut take = |role| self.finished.remove(&role).expect("the loop above waits for all three");
+        let mut take = |role| self.finished.remove(&role).unwrap_or_default();
         Ok(FleetMeter { parties: [take(Role::Party0), take(Role::Party1)], dealer: take(Role::Dealer), client: traffic })
     }
 
@@ -288,7 +292,7 @@ impl LocalFleet {
                 Heard::Event(Event::Finished { meter, .. }) => drop(self.finished.insert(role, meter)),
                 Heard::Event(_) | Heard::Noise(_) | Heard::Closed => {}
             }
-            if spoken.len() == SERVERS.len() || cause.is_some() && spoken.len() > 1 {
+            if spoken.len() == self.servers.len() || cause.is_some() && spoken.len() > 1 {
                 break;
             }
         }
@@ -322,6 +326,7 @@ fn settings(
         peers: Role::ALL.into_iter().filter(|r| *r != role).map(peer).collect(),
         limits: options.limits,
         plan: options.plan.clone(),
+        material: role.party().and_then(|me| Some(MaterialBatch::folder_of(options.material.as_deref()?, me))),
         threads: threads(),
         ledger: role.party().map(|_| options.ledgers.join(format!("{}.ledger", role.name()))),
         workload: options.workload.get(&role).cloned().unwrap_or_default(),

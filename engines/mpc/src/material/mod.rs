@@ -10,8 +10,10 @@ use sprint_mpc_core::{MachineError, MaterialSource};
 
 use crate::error::RoleError;
 
+mod shelf;
 mod spool;
 
+pub(crate) use shelf::{Label, Seal, Sheet, Shelf};
 use spool::Slot;
 pub(crate) use spool::Spool;
 
@@ -90,16 +92,16 @@ impl Stock {
         self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a chunk: to memory if it fits, else to the spool; blocks while both are full. One chunk always fits an empty memory, however
+    /// Adds a chunk: to memory if it fits, else to the spool if there is one; blocks while both are full. One chunk always fits an empty memory, however
     /// large. There is one putting thread, so the order of calls is the order of chunks; `cpu_s` is what it spent on this one.
-    pub(crate) fn put(&self, inference: u64, bytes: Vec<u8>, spool: &mut Spool, cpu_s: f64) -> Result<(), RoleError> {
+    pub(crate) fn put(&self, inference: u64, bytes: Vec<u8>, spool: Option<&mut Spool>, cpu_s: f64) -> Result<(), RoleError> {
         let mut state = self.lock();
         *state.reader_cpu_s.entry(inference).or_insert(0.0) += cpu_s;
         let in_memory = loop {
             if state.memory == 0 || state.memory + bytes.len() <= self.limits.memory || state.ended {
                 break true;
             }
-            if state.disk + bytes.len() as u64 <= self.limits.disk {
+            if spool.is_some() && state.disk + bytes.len() as u64 <= self.limits.disk {
                 break false;
             }
             state.full = true;
@@ -107,15 +109,18 @@ impl Stock {
             state = self.wait(state);
         };
         state.full = false;
-        let place = if in_memory {
-            state.memory += bytes.len();
-            Place::Memory(bytes)
-        } else {
-            state.disk += bytes.len() as u64;
-            drop(state);
-            let slot = spool.write(&bytes)?;
-            state = self.lock();
-            Place::Disk(slot)
+        let place = match spool {
+            Some(spool) if !in_memory => {
+                state.disk += bytes.len() as u64;
+                drop(state);
+                let slot = spool.write(&bytes)?;
+                state = self.lock();
+                Place::Disk(slot)
+            }
+            _ => {
+                state.memory += bytes.len();
+                Place::Memory(bytes)
+            }
         };
         state.chunks.push_back(Chunk { inference, place, taken: 0 });
         self.changed.notify_all();
@@ -274,7 +279,7 @@ mod tests {
         for memory in [1 << 20, 1, 4] {
             let (stock, mut spool) = (stock(memory, 1 << 20), spool());
             for chunk in [vec![0, 1, 2], vec![3], vec![4, 5, 6, 7]] {
-                stock.put(9, chunk, &mut spool, 0.0).unwrap();
+                stock.put(9, chunk, Some(&mut spool), 0.0).unwrap();
             }
             let mut supply = Supply::new(&stock, 9, STALL);
             let taken = [2, 3, 0, 1, 2].map(|n| supply.take(n).unwrap());
@@ -290,7 +295,7 @@ mod tests {
         let filler = stock.clone();
         let reader = thread::spawn(move || {
             let mut spool = spool();
-            (0..10_u8).for_each(|i| filler.put(0, vec![i; 4], &mut spool, 0.0).unwrap());
+            (0..10_u8).for_each(|i| filler.put(0, vec![i; 4], Some(&mut spool), 0.0).unwrap());
         });
         let mut supply = Supply::new(&stock, 0, Duration::from_secs(5));
         for i in 0..10 {
@@ -309,9 +314,9 @@ mod tests {
         let filler = stock.clone();
         let reader = thread::spawn(move || {
             let mut spool = spool();
-            filler.put(0, vec![0; 4], &mut spool, 0.0).unwrap();
+            filler.put(0, vec![0; 4], Some(&mut spool), 0.0).unwrap();
             filler.complete(0);
-            (0..3).for_each(|_| filler.put(1, vec![1; 4], &mut spool, 0.0).unwrap());
+            (0..3).for_each(|_| filler.put(1, vec![1; 4], Some(&mut spool), 0.0).unwrap());
             filler.complete(1);
         });
         stock.await_ahead(0);
@@ -327,7 +332,7 @@ mod tests {
     #[test]
     fn material_of_another_inference_is_not_given_out() {
         let stock = stock(100, 0);
-        stock.put(4, vec![1; 8], &mut spool(), 0.0).unwrap();
+        stock.put(4, vec![1; 8], Some(&mut spool()), 0.0).unwrap();
         let refused = Supply::new(&stock, 3, STALL).take(8).unwrap_err();
         assert!(refused.to_string().contains("next is inference 4"), "{refused}");
     }

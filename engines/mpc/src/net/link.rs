@@ -25,6 +25,16 @@ const STEP: usize = 1 << 20;
 /// How long a failed sender listens for the peer's own account of the failure.
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(250);
 
+/// Bytes on the wire of a frame with a payload of `bytes`, if the socket takes every write whole.
+pub(crate) fn wire_len(bytes: usize) -> u64 {
+    // Each record of at most 16 KiB carries a header of 5 bytes, a type and a tag of 16.
+    let sealed = |bytes: usize| (bytes + bytes.div_ceil(16 << 10) * 22) as u64;
+    if bytes <= COALESCE {
+        return sealed(FRAME_HEADER + bytes);
+    }
+    sealed(FRAME_HEADER) + sealed(bytes)
+}
+
 /// What a link has carried, from this end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Traffic {

@@ -24,7 +24,7 @@ pub use identity::{Identity, IdentityError, IdentityPem};
 pub use link::Traffic;
 #[cfg(test)]
 pub(crate) use link::plain_link;
-pub(crate) use link::{Link, LinkReader, LinkWriter};
+pub(crate) use link::{Link, LinkReader, LinkWriter, wire_len};
 pub(crate) use runtime::{Dial, Listener, Net, both, connect, together};
 pub use shape::LinkShape;
 pub(crate) use tls::Endpoint;

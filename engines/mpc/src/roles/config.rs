@@ -107,6 +107,8 @@ pub(crate) struct Settings {
     pub(crate) threads: NonZeroUsize,
     /// A party's one-time-material ledger.
     pub(crate) ledger: Option<PathBuf>,
+    /// A party's folder of material made ahead; without one, the dealer streams.
+    pub(crate) material: Option<PathBuf>,
     /// What to evaluate, in the workload's own words.
     pub(crate) workload: serde_json::Value,
 }

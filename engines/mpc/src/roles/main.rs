@@ -16,10 +16,10 @@ use crate::dealer;
 use crate::error::RoleError;
 use crate::hello::{Binding, shake};
 use crate::ledger::Ledger;
-use crate::material::StockLimits;
+use crate::material::{Shelf, StockLimits};
 use crate::meter::{RoleMeter, peak_rss, process_cpu_s};
 use crate::net::{Counters, Dial, Endpoint, Identity, Link, Listener, Net, connect};
-use crate::party::{Party, PartyAccount, PartyLinks, PartyOptions, PartySetup};
+use crate::party::{Material, Party, PartyAccount, PartyLinks, PartyOptions, PartySetup};
 use crate::role::Role;
 use crate::workload::Workload;
 
@@ -144,13 +144,20 @@ impl Place {
         let ledger = Ledger::open(path)?;
         let workload = factory(role, &self.settings.workload)?;
         voice.say(&Event::Loaded { role });
-        let mut links = self.party_links(me, &listener)?;
         let binding = self.binding(&*workload);
-        self.shake(&mut [&mut links.peer, &mut links.dealer, &mut links.client], &binding)?;
+        let mut links = self.party_links(me, &listener, &binding, &*workload)?;
+        let PartyLinks { peer, client, material } = &mut links;
+        match material {
+            Material::Dealer(dealer) => self.shake(&mut [peer, dealer, client], &binding)?,
+            Material::Files(_) => self.shake(&mut [peer, client], &binding)?,
+        }
         voice.say(&Event::Ready { role });
 
         let setup = process_cpu_s();
-        let counters = count([&links.peer, &links.dealer, &links.client]);
+        let mut counters = count([&links.peer, &links.client]);
+        if let Material::Dealer(dealer) = &links.material {
+            counters.extend(count([dealer]));
+        }
         let limits = self.settings.limits;
         let options = PartyOptions {
             stall: limits.stall(),
@@ -166,11 +173,18 @@ impl Place {
     }
 
     /// Party 1 dials party 0; both wait for the others.
-    fn party_links(&self, me: PartyId, listener: &Listener) -> Result<PartyLinks, RoleError> {
-        let due: &[Role] = match me {
-            PartyId::P0 => &[Role::Party1, Role::Dealer, Role::Client],
-            PartyId::P1 => &[Role::Dealer, Role::Client],
-        };
+    fn party_links(
+        &self,
+        me: PartyId,
+        listener: &Listener,
+        binding: &Binding,
+        workload: &dyn Workload,
+    ) -> Result<PartyLinks, RoleError> {
+        let shelf = self.settings.material.as_deref();
+        let shelf = shelf.map(|folder| Shelf::open(folder, me, binding, workload.material())).transpose()?;
+        let mut due = vec![Role::Client];
+        due.extend(shelf.is_none().then_some(Role::Dealer));
+        due.extend((me == PartyId::P0).then_some(Role::Party1));
         let shapes = due.iter().map(|r| Ok((*r, self.settings.peer(*r)?.shape))).collect::<Result<Vec<_>, RoleError>>()?;
         let dialled = if me == PartyId::P1 { Some(self.connect(Role::Party0)?) } else { None };
         let dial = self.dial(due[0])?;
@@ -180,7 +194,12 @@ impl Place {
             let at = links.iter().position(|l| l.peer() == role).expect("accept returns every role that is due");
             links.swap_remove(at)
         };
-        Ok(PartyLinks { peer: take(me.peer().into()), dealer: take(Role::Dealer), client: take(Role::Client) })
+        let (peer, client) = (take(me.peer().into()), take(Role::Client));
+        Ok(PartyLinks {
+            peer,
+            client,
+            material: shelf.map_or_else(|| Material::Dealer(Box::new(take(Role::Dealer))), Material::Files),
+        })
     }
 
     fn dealer<W: Write>(self, factory: WorkloadFactory, voice: &Voice<W>) -> Result<RoleMeter, RoleError> {

@@ -9,6 +9,7 @@ use sprint_model::{
 };
 use sprint_mpc::{
     BenchInput, BenchOptions, GateSession, GateSetup, LinkShape, ModelFiles, ProgramSize, SessionOptions, SharedModel, bench_mpc,
+    precompute_material,
 };
 use sprint_mpc_core::{InMemory, Mode, Options, PrivateWeights, PublicWeights, compile, encode_inputs, os_randomness};
 
@@ -66,13 +67,21 @@ fn options(dir: &Path, shared: &SharedModel, files: [ModelFiles; 2]) -> SessionO
     SessionOptions {
         binary: std::env::current_exe().unwrap(),
         args: vec!["gate-role".into()],
-        setup: GateSetup { spec: spec(), policy: POLICY, mode: Mode::Exact, sizes: SIZES.to_vec(), model: shared.digest },
+        setup: GateSetup {
+            spec: spec(),
+            policy: POLICY,
+            mode: Mode::Exact,
+            calibration: None,
+            sizes: SIZES.to_vec(),
+            model: shared.digest,
+        },
         files,
         ledgers: dir.to_owned(),
         link: LinkShape::LOOPBACK,
         dealer_link: LinkShape::LOOPBACK,
         limits: crate::limits(),
         plan: vec![0, 1],
+        material: None,
     }
 }
 
@@ -80,7 +89,7 @@ pub(crate) fn a_real_model_answers_batches_of_two_sizes() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
     let model = Checkpoint::random(spec(), 3).unwrap();
-    let shared = SharedModel::split(&model, POLICY, Mode::Exact).unwrap();
+    let shared = SharedModel::split(&model, POLICY, Mode::Exact, None).unwrap();
     let files = shared.write(dir.path()).unwrap();
     for files in &files {
         assert_eq!(std::fs::metadata(&files.share).unwrap().permissions().mode() & 0o777, 0o600);
@@ -101,10 +110,39 @@ pub(crate) fn a_real_model_answers_batches_of_two_sizes() {
     }
 }
 
+pub(crate) fn a_real_model_answers_from_material_made_ahead() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Checkpoint::random(spec(), 3).unwrap();
+    let shared = SharedModel::split(&model, POLICY, Mode::Exact, None).unwrap();
+    let files = shared.write(dir.path()).unwrap();
+    let options = options(dir.path(), &shared, files);
+    let folder = dir.path().join("material");
+    let made = precompute_material(&folder, &options.setup, &model, &[0, 1]).unwrap();
+    assert_eq!(made.batch.plan, [0, 1]);
+    let mut session = GateSession::launch(&SessionOptions { material: Some(folder), ..options.clone() }).unwrap();
+    for program in [0, 1] {
+        let (size, x) = (SIZES[program], embedded(SIZES[program], program));
+        let logits = session.infer(program as u32, &batch(size), &x).unwrap();
+        assert!(distance(&logits, &simulated(&model, size, &x)) < 5e-3);
+    }
+    session.finish().unwrap();
+
+    // Made for a model of the same shape: every opening would still be masked, but not by material that this model's owner ordered.
+    let other = Checkpoint::random(spec(), 4).unwrap();
+    let folder = dir.path().join("other");
+    precompute_material(&folder, &options.setup, &other, &[0]).unwrap();
+    let mut session = GateSession::launch(&SessionOptions { material: Some(folder.clone()), ..options.clone() }).unwrap();
+    let refused = session.infer(0, &batch(SIZES[0]), &embedded(SIZES[0], 0)).unwrap_err().to_string();
+    assert!(refused.contains("for another model"), "{refused}");
+    let setup = GateSetup { sizes: SIZES[..1].to_vec(), ..options.setup.clone() };
+    let refused = GateSession::launch(&SessionOptions { material: Some(folder), setup, ..options }).err().unwrap().to_string();
+    assert!(refused.contains("made for other programs"), "{refused}");
+}
+
 pub(crate) fn shares_of_two_sharings_do_not_pass_for_a_pair() {
     let [one, two] = [0, 1].map(|_| tempfile::tempdir().unwrap());
     let model = Checkpoint::random(spec(), 3).unwrap();
-    let [first, second] = [0, 1].map(|_| SharedModel::split(&model, POLICY, Mode::Exact).unwrap());
+    let [first, second] = [0, 1].map(|_| SharedModel::split(&model, POLICY, Mode::Exact, None).unwrap());
     let [files0, _] = first.write(one.path()).unwrap();
     let [_, files1] = second.write(two.path()).unwrap();
     let refused = GateSession::launch(&options(one.path(), &first, [files0.clone(), files1])).err().unwrap().to_string();
@@ -126,6 +164,7 @@ pub(crate) fn the_benchmark_reports_what_its_session_measured() {
         checkpoint: &model,
         policy: POLICY,
         mode: Mode::Exact,
+        calibration: None,
         model: "small".into(),
         net: "loopback".into(),
         link: LinkShape::LOOPBACK,
@@ -141,6 +180,17 @@ pub(crate) fn the_benchmark_reports_what_its_session_measured() {
         // Headers, TLS records and the three session frames are the rest.
         let overhead = sent - cost.online_bytes;
         assert!(overhead > 0 && overhead < 200 * (u64::from(cost.rounds) + 3) + cost.online_bytes / 100, "{overhead}");
+    }
+    let declared = &report.predicted;
+    assert_eq!((declared.rounds, declared.flushes, declared.dealer_bytes), (report.rounds, report.flushes, report.dealer_bytes));
+    for (predicted, sent) in declared.online_bytes_sent.into_iter().zip(report.online_bytes_sent) {
+        // A write that a full socket takes in two pieces makes one record more.
+        assert!(sent >= predicted && sent - predicted <= 22 * u64::from(cost.rounds), "{predicted} {sent}");
+    }
+    for table in [&declared.by_layer, &declared.by_gate] {
+        assert_eq!(table.iter().map(|s| s.rounds).sum::<u64>(), u64::from(cost.rounds));
+        assert_eq!(table.iter().map(|s| s.bytes_sent).sum::<u64>(), cost.online_bytes);
+        assert_eq!(table.iter().map(|s| s.dealer_bytes).sum::<u64>(), cost.dealer_bytes.iter().sum::<u64>());
     }
     assert!(report.total_s.median >= report.online_s.median && report.max_logit_diff.unwrap() < 5e-3, "{report:?}");
     assert_eq!(report.by_layer.iter().map(|s| s.rounds).sum::<u64>(), 3 * u64::from(cost.rounds));

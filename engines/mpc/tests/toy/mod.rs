@@ -20,11 +20,13 @@ pub struct Toy {
     pub phantom_rounds: u32,
     /// This machine sleeps so long before each round.
     pub pause_ms: u64,
+    /// This machine's process kills itself before this round's opening.
+    pub dies_at: Option<u32>,
 }
 
 impl Default for Toy {
     fn default() -> Self {
-        Self { words: 100, rounds: 5, model: 1, phantom_rounds: 0, pause_ms: 0 }
+        Self { words: 100, rounds: 5, model: 1, phantom_rounds: 0, pause_ms: 0, dies_at: None }
     }
 }
 
@@ -107,6 +109,9 @@ impl PartyMachine for Squarer {
         }
         if self.round == self.toy.rounds {
             return Ok(Advance::Finished { output: bytes(&self.x) });
+        }
+        if self.toy.dies_at == Some(self.round) {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
         std::thread::sleep(std::time::Duration::from_millis(self.toy.pause_ms));
         let n = self.x.len();

@@ -69,7 +69,7 @@ fn list(store: &Store, as_json: bool) -> Result<Code, Failure> {
 }
 
 /// The one artifact whose digest starts with `text`, with or without `b3:`.
-fn find(store: &Store, text: &str) -> Result<ArtifactId, Failure> {
+pub(super) fn find(store: &Store, text: &str) -> Result<ArtifactId, Failure> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }

@@ -23,10 +23,10 @@ const TOLD: usize = 20;
 /// A line of the input.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
-    text: String,
+pub(super) struct Line {
+    pub(super) text: String,
     #[serde(default)]
-    pair: Option<String>,
+    pub(super) pair: Option<String>,
 }
 
 /// The two representations of one text.
@@ -131,7 +131,7 @@ fn pooled(tokens: &[f32], width: usize, length: usize) -> Pooled {
 }
 
 /// The lines of the input, or every one that is wrong with its number. Empty lines are passed over.
-fn read_lines(path: &Path) -> Result<Vec<Line>, Failure> {
+pub(super) fn read_lines(path: &Path) -> Result<Vec<Line>, Failure> {
     let name = path.display();
     let text = std::fs::read_to_string(path).map_err(|e| Failure::usage(format!("--input {name}: {e}")))?;
     let mut wrong = Vec::new();

@@ -3,13 +3,16 @@
 mod artifacts;
 mod audit;
 mod bench;
+mod dealer;
 mod embed;
 mod gc;
+mod infer;
 mod logs;
 mod model;
 mod plan;
 mod privacy;
 mod run;
+mod served;
 mod status;
 mod worker;
 mod workflow;
@@ -36,6 +39,8 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Schema => workflow::schema(),
         Command::Completions { shell } => completions(shell),
         Command::Privacy(command) => privacy::run(command),
+        Command::Infer(args) => infer::run(&args),
+        Command::Dealer(command) => dealer::run(&command),
         Command::Embed(args) => embed::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::StageWorker => Ok(worker::stage()),

@@ -2,7 +2,7 @@
 
 mod clocks;
 mod lengths;
-mod mpc;
+pub(super) mod mpc;
 mod train;
 
 use std::path::Path;

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sprint_clear::float::{embed_only, run_logits};
 use sprint_model::{Batch, Example, ModelSpec, WeightPolicy};
-use sprint_mpc::{BenchInput, BenchOptions, BenchReport, Limits, LinkShape, bench_mpc};
+use sprint_mpc::{BenchInput, BenchOptions, BenchReport, GateSetup, Limits, LinkShape, PredictedShare, ProgramSize, bench_mpc};
 use sprint_mpc_core::Mode;
 use sprint_train::TrainConfig;
 
@@ -18,6 +18,9 @@ pub(super) fn run(args: &BenchMpcArgs) -> Result<Code, Failure> {
     let subject = Subject::find(&args.model)?;
     let spec = deployed(subject.spec())?;
     let batch = batch(&spec, args.seq.get(), args.batch.get())?;
+    if args.predict {
+        return predict(args, spec, mode);
+    }
     let checkpoint = subject.completed(spec)?;
     let clear = |e: sprint_clear::float::FloatError| Failure::from_error(Code::FAILED, &e);
     let embedded = embed_only(&checkpoint, &batch).map_err(clear)?;
@@ -28,18 +31,12 @@ pub(super) fn run(args: &BenchMpcArgs) -> Result<Code, Failure> {
         binary: context::this_program().map_err(io)?,
         args: vec!["mpc-role".to_owned()],
         checkpoint: &checkpoint,
-        policy: match args.weights {
-            WeightsName::Lora => WeightPolicy::PublicBase { public_a: true },
-            WeightsName::Private => WeightPolicy::AllPrivate,
-        },
+        policy: policy(args.weights),
         mode,
+        calibration: None,
         model: args.model.clone(),
         net: args.net.to_string(),
-        link: match args.net {
-            LinkName::Loopback => LinkShape::LOOPBACK,
-            LinkName::Lan => LinkShape::LAN,
-            LinkName::Wan => LinkShape::WAN,
-        },
+        link: link(args.net),
         runs: args.runs.get(),
         folder: folder.path().to_owned(),
         limits: Limits::default(),
@@ -54,8 +51,52 @@ pub(super) fn run(args: &BenchMpcArgs) -> Result<Code, Failure> {
     Ok(Code::DONE)
 }
 
+/// Prints the program's own account.
+fn predict(args: &BenchMpcArgs, spec: ModelSpec, mode: Mode) -> Result<Code, Failure> {
+    let size = ProgramSize { batch: args.batch.get(), tokens: args.seq.get() };
+    let (policy, model) = (policy(args.weights), sprint_mpc::Digest::new([0; 32]));
+    let setup = GateSetup { spec, policy, mode, calibration: None, sizes: vec![size], model };
+    let found = setup.predict(0, link(args.net)).map_err(|e| Failure::from_error(Code::FAILED, &e))?;
+    if args.json {
+        let about = json!({"model": args.model, "seq": size.tokens, "batch": size.batch, "mode": mode, "net": args.net.to_string(),
+            "link": link(args.net), "predicted": found});
+        out::line(about)?;
+        return Ok(Code::DONE);
+    }
+    let [sent, _] = found.online_bytes_sent;
+    let [dealt0, dealt1] = found.dealer_bytes;
+    out::line(format_args!(
+        "{} rounds, {} sent by each party, {} and {} from the dealer, {} on the link",
+        found.rounds,
+        bytes(sent),
+        bytes(dealt0),
+        bytes(dealt1),
+        seconds(found.link_s)
+    ))?;
+    let row = |s: &PredictedShare| vec![s.name.clone(), s.rounds.to_string(), bytes(s.bytes_sent), bytes(s.dealer_bytes)];
+    let rows: Vec<_> = found.by_gate.iter().chain(&found.by_layer).map(row).collect();
+    out::line(grid(&["", "rounds", "sent", "from the dealer"], &rows))?;
+    Ok(Code::DONE)
+}
+
+fn policy(weights: WeightsName) -> WeightPolicy {
+    match weights {
+        WeightsName::Lora => WeightPolicy::PublicBase { public_a: true },
+        WeightsName::Private => WeightPolicy::AllPrivate,
+    }
+}
+
+/// The link of that name.
+pub(in crate::cmd) fn link(name: LinkName) -> LinkShape {
+    match name {
+        LinkName::Loopback => LinkShape::LOOPBACK,
+        LinkName::Lan => LinkShape::LAN,
+        LinkName::Wan => LinkShape::WAN,
+    }
+}
+
 /// The gates of that name, if this build has them.
-fn mode(name: GateMode) -> Result<Mode, Failure> {
+pub(in crate::cmd) fn mode(name: GateMode) -> Result<Mode, Failure> {
     let word = name.to_string().replace('-', "_");
     serde_json::from_value(json!(word))
         .map_err(|_| Failure::usage(format!("--mode {name}: this build lacks these gates")).help("--mode exact is there"))

@@ -1,0 +1,92 @@
+//! What an inference will cost, from its program alone.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sprint_mpc_core::{Cost, KindCost, PartyId};
+
+use crate::gates::{GateError, GateSetup};
+use crate::net::{LinkShape, wire_len};
+use crate::party::{BEGIN, TRANSCRIPT};
+use crate::workload::ProgramShape;
+
+/// The declared cost of one inference. What the meters measure is held to it: an inference whose rounds, opened bytes or material
+/// differ releases no output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Dependent rounds of openings.
+    pub rounds: u32,
+    /// Frames between the parties, session frames included.
+    pub flushes: u64,
+    /// Bytes of openings that each party sends.
+    pub opened_bytes: [u64; 2],
+    /// The same on the wire: with frame headers, TLS records and session frames. A socket that takes a write in pieces adds a few
+    /// records.
+    pub online_bytes_sent: [u64; 2],
+    /// Bytes of material for each party.
+    pub dealer_bytes: [u64; 2],
+    /// Seconds that the link alone costs between the parties: half a round trip a frame, and the bytes at its rate.
+    pub link_s: f64,
+    /// By part of the model.
+    pub by_layer: Vec<PredictedShare>,
+    /// By kind of gate.
+    pub by_gate: Vec<PredictedShare>,
+}
+
+/// The declared cost of a part of the model, or of a kind of gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PredictedShare {
+    /// Its name.
+    pub name: String,
+    /// Rounds in which it has the most bytes.
+    pub rounds: u64,
+    /// Bytes of openings that each party sends.
+    pub bytes_sent: u64,
+    /// Bytes of material for both parties together.
+    pub dealer_bytes: u64,
+    /// Elements computed.
+    pub elements: u64,
+}
+
+impl GateSetup {
+    /// What one inference with program number `program` costs over `link`.
+    pub fn predict(&self, program: usize, link: LinkShape) -> Result<Prediction, GateError> {
+        let compiled = self.compile()?;
+        let missing = || sprint_mpc_core::MachineError::Input(format!("program {program} does not exist"));
+        let (shape, source) = compiled.shapes.get(program).zip(compiled.programs.get(program)).ok_or_else(missing)?;
+        Ok(predict(shape, &source.cost(), link))
+    }
+}
+
+fn predict(shape: &ProgramShape, cost: &Cost, link: LinkShape) -> Prediction {
+    let wire = |me: PartyId| {
+        let rounds: u64 = shape.rounds.iter().map(|r| wire_len(r.bytes[me.index()])).sum();
+        rounds + wire_len(BEGIN) + wire_len(TRANSCRIPT)
+    };
+    let online_bytes_sent = [wire(PartyId::P0), wire(PartyId::P1)];
+    let flushes = shape.rounds.len() as u64 + 2;
+    let air = link.mbit.map_or(0.0, |rate| online_bytes_sent[0] as f64 * 8e-6 / rate);
+    Prediction {
+        rounds: shape.rounds.len() as u32,
+        flushes,
+        opened_bytes: [shape.sent_bytes(PartyId::P0), shape.sent_bytes(PartyId::P1)],
+        online_bytes_sent,
+        dealer_bytes: shape.dealer_bytes,
+        link_s: flushes as f64 * link.rtt_ms / 2e3 + air,
+        by_layer: shares(&cost.by_layer, shape.rounds.iter().map(|r| &r.part)),
+        by_gate: shares(&cost.by_gate, shape.rounds.iter().map(|r| &r.gate)),
+    }
+}
+
+fn shares<'a>(costs: &BTreeMap<String, KindCost>, rounds: impl Iterator<Item = &'a String>) -> Vec<PredictedShare> {
+    let mut counts = BTreeMap::new();
+    rounds.for_each(|name| *counts.entry(name).or_insert(0) += 1);
+    let share = |(name, cost): (&String, &KindCost)| PredictedShare {
+        name: name.clone(),
+        rounds: counts.get(name).copied().unwrap_or(0),
+        bytes_sent: cost.online_bytes,
+        dealer_bytes: cost.dealer_bytes,
+        elements: cost.elements,
+    };
+    costs.iter().map(share).collect()
+}
