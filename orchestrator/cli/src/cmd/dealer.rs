@@ -8,7 +8,6 @@ use sprint_model::WeightPolicy;
 use sprint_mpc::{Digest, GateSetup, ProgramSize, precompute_material};
 use sprint_mpc_core::Mode;
 
-use super::bench::mpc::mode;
 use super::served;
 use crate::args::{DealerCommand, PrecomputeArgs};
 use crate::failure::{Code, Failure};
@@ -50,7 +49,7 @@ pub(super) fn run(command: &DealerCommand) -> Result<Code, Failure> {
 }
 
 fn precompute(args: &PrecomputeArgs) -> Result<Code, Failure> {
-    let mode = mode(args.served.mode)?;
+    let mode = served::gates(&args.served)?;
     let model = served::find(&args.served)?;
     let size = ProgramSize { batch: args.served.batch.get(), tokens: args.seq.get() };
     let (spec, policy) = (model.checkpoint.spec().clone(), model.policy);

@@ -96,13 +96,12 @@ impl Gates {
             ..Options::new(Mode::Exact, WeightPolicy::PublicBase { public_a: true }, batch.size(), batch.tokens())
         };
         let program = Arc::new(compile(checkpoint.spec(), &options).map_err(|e| failed(&e))?);
-        let runner = match &self.0 {
-            Some(runner) => runner.reshaped(Arc::clone(&program)).map_err(|e| failed(&e))?,
-            None => {
-                let public = PublicWeights::prepare(&program, checkpoint).map_err(|e| failed(&e))?;
-                let private = PrivateWeights::share(&program, checkpoint, &mut os_randomness).map_err(|e| failed(&e))?;
-                InMemory::new(Arc::clone(&program), Arc::new(public), private)
-            }
+        let runner = if let Some(runner) = &self.0 {
+            runner.reshaped(Arc::clone(&program)).map_err(|e| failed(&e))?
+        } else {
+            let public = PublicWeights::prepare(&program, checkpoint).map_err(|e| failed(&e))?;
+            let private = PrivateWeights::share(&program, checkpoint, &mut os_randomness).map_err(|e| failed(&e))?;
+            InMemory::new(Arc::clone(&program), Arc::new(public), private)
         };
         let embedded = embed_only(checkpoint, &batch).map_err(|e| failed(&e))?;
         let input = encode_inputs(&program, &batch, embedded.data()).map_err(|e| failed(&e))?;

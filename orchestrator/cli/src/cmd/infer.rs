@@ -10,7 +10,7 @@ use sprint_mpc::{FleetMeter, GateSession, GateSetup, InferenceMeter, Limits, Pro
 use sprint_mpc_core::Mode;
 use sprint_stages::{DeployedModel, InferencePlan};
 
-use super::bench::mpc::{link, mode};
+use super::bench::mpc::link;
 use super::dealer::MadeFor;
 use super::embed::{Line, read_lines};
 use super::served;
@@ -85,7 +85,7 @@ fn plan(
     let most = model.checkpoint.spec().max_tokens();
     let Some(MadeFor { policy, mode, size, .. }) = made_for else {
         let (batch, multiple) = (args.served.batch.get(), args.length_multiple.get());
-        return Ok((mode(args.served.mode)?, InferencePlan::new(examples, examples.len(), batch, multiple, most)));
+        return Ok((served::gates(&args.served)?, InferencePlan::new(examples, examples.len(), batch, multiple, most)));
     };
     if *policy != model.policy {
         return Err(Failure::usage("--material: made for a model that was tuned in another way".to_owned()));

@@ -2,11 +2,23 @@
 
 use std::path::Path;
 
+use sprint_mpc_core::Mode;
 use sprint_stages::DeployedModel;
 
 use super::artifacts;
+use super::bench::mpc::mode;
 use crate::args::ServedArgs;
 use crate::failure::{Code, Failure};
+
+/// The gates that `--mode` names, for a model whose artifact brings no calibrated ranges.
+pub(super) fn gates(args: &ServedArgs) -> Result<Mode, Failure> {
+    let mode = mode(args.mode)?;
+    if mode == Mode::Calibrated {
+        return Err(Failure::usage("--mode calibrated: the model's artifact has no calibrated ranges".to_owned())
+            .help("--mode exact needs none"));
+    }
+    Ok(mode)
+}
 
 /// The model that `--model` names.
 pub(super) fn find(args: &ServedArgs) -> Result<DeployedModel, Failure> {

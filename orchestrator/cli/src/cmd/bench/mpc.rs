@@ -1,8 +1,8 @@
 //! `bench mpc`: private inference by three processes on this machine.
 
 use serde_json::json;
-use sprint_clear::float::{embed_only, run_logits};
-use sprint_model::{Batch, Example, ModelSpec, WeightPolicy};
+use sprint_clear::float::{Margin, calibrate, embed_only, run_logits};
+use sprint_model::{Batch, Calibration, Checkpoint, Example, ModelSpec, WeightPolicy};
 use sprint_mpc::{BenchInput, BenchOptions, BenchReport, GateSetup, Limits, LinkShape, PredictedShare, ProgramSize, bench_mpc};
 use sprint_mpc_core::Mode;
 use sprint_train::TrainConfig;
@@ -18,10 +18,11 @@ pub(super) fn run(args: &BenchMpcArgs) -> Result<Code, Failure> {
     let subject = Subject::find(&args.model)?;
     let spec = deployed(subject.spec())?;
     let batch = batch(&spec, args.seq.get(), args.batch.get())?;
-    if args.predict {
-        return predict(args, spec, mode);
-    }
     let checkpoint = subject.completed(spec)?;
+    let calibration = (mode == Mode::Calibrated).then(|| ranges(&checkpoint, args.seq.get())).transpose()?;
+    if args.predict {
+        return predict(args, checkpoint.spec().clone(), mode, calibration);
+    }
     let clear = |e: sprint_clear::float::FloatError| Failure::from_error(Code::FAILED, &e);
     let embedded = embed_only(&checkpoint, &batch).map_err(clear)?;
     let logits = run_logits(&checkpoint, &batch).map_err(clear)?;
@@ -33,7 +34,7 @@ pub(super) fn run(args: &BenchMpcArgs) -> Result<Code, Failure> {
         checkpoint: &checkpoint,
         policy: policy(args.weights),
         mode,
-        calibration: None,
+        calibration,
         model: args.model.clone(),
         net: args.net.to_string(),
         link: link(args.net),
@@ -52,10 +53,10 @@ pub(super) fn run(args: &BenchMpcArgs) -> Result<Code, Failure> {
 }
 
 /// Prints the program's own account.
-fn predict(args: &BenchMpcArgs, spec: ModelSpec, mode: Mode) -> Result<Code, Failure> {
+fn predict(args: &BenchMpcArgs, spec: ModelSpec, mode: Mode, calibration: Option<Calibration>) -> Result<Code, Failure> {
     let size = ProgramSize { batch: args.batch.get(), tokens: args.seq.get() };
     let (policy, model) = (policy(args.weights), sprint_mpc::Digest::new([0; 32]));
-    let setup = GateSetup { spec, policy, mode, calibration: None, sizes: vec![size], model };
+    let setup = GateSetup { spec, policy, mode, calibration, sizes: vec![size], model };
     let found = setup.predict(0, link(args.net)).map_err(|e| Failure::from_error(Code::FAILED, &e))?;
     if args.json {
         let about = json!({"model": args.model, "seq": size.tokens, "batch": size.batch, "mode": mode, "net": args.net.to_string(),
@@ -100,6 +101,23 @@ pub(in crate::cmd) fn mode(name: GateMode) -> Result<Mode, Failure> {
     let word = name.to_string().replace('-', "_");
     serde_json::from_value(json!(word))
         .map_err(|_| Failure::usage(format!("--mode {name}: this build lacks these gates")).help("--mode exact is there"))
+}
+
+/// Ranges measured on other inputs than the benchmark's, as a deployed model's are.
+fn ranges(checkpoint: &Checkpoint, seq: usize) -> Result<Calibration, Failure> {
+    const SAMPLES: usize = 8;
+    let vocab = checkpoint.spec().vocab;
+    let ids = token_ids(vocab, seq * (SAMPLES + 1));
+    // The benchmark's own ids are the first of these.
+    let rows = ids.chunks(seq).skip(1).enumerate();
+    let batches = rows.map(|(row, ids)| {
+        let length = if row == 0 { seq.div_ceil(2) } else { seq };
+        let ids = (0..length).map(|i| ids[i * (2 * row + 1) % seq]).collect();
+        let example = Example { ids, type_ids: vec![0; length], label: None };
+        Batch::new(&[example], seq, checkpoint.spec().pad_token)
+    });
+    let batches = batches.collect::<Result<Vec<_>, _>>().map_err(|e| Failure::from_error(Code::USAGE, &e))?;
+    calibrate(checkpoint, &batches, Margin::default()).map_err(|e| Failure::from_error(Code::FAILED, &e))
 }
 
 /// The shape that a private inference has: with the default recipe's low-rank updates and head, unless the model brings its own.
