@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sprint_artifacts::{ArtifactId, Manifest, Secrecy, Store};
+use sprint_dp::ledger::Trials;
 use sprint_stage_api::StageError;
 
 use crate::errors::{Put, stamped, store_error};
@@ -38,13 +39,21 @@ pub(crate) struct PrivacyDocument {
     pub(crate) claim: PrivacyClaim,
     /// Everything needed to check it: mechanism, sampler, neighbouring relation, attempts, ledger.
     pub(crate) report: serde_json::Value,
+    /// All trainings on the same data set in this store up to this one, composed: what a reader of every model has learnt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trials: Option<Trials>,
 }
 
 impl PrivacyDocument {
     const VERSION: u32 = 1;
 
     pub(crate) fn new(claim: PrivacyClaim, report: serde_json::Value) -> Self {
-        Self { version: Self::VERSION, claim, report }
+        Self { version: Self::VERSION, claim, report, trials: None }
+    }
+
+    /// With the cost of all trainings on the same data.
+    pub(crate) fn with_trials(self, trials: Option<Trials>) -> Self {
+        Self { trials, ..self }
     }
 
     /// Stores it.

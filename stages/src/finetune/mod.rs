@@ -4,6 +4,7 @@
 //! that continues after a crash draws fresh noise, and everything ever charged is in the report.
 
 mod params;
+mod trials;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -28,6 +29,9 @@ use crate::model::{self, Pretrained};
 use crate::params as parameters;
 use crate::privacy::{PrivacyClaim, PrivacyDocument};
 use params::FinetuneParams;
+
+/// The ledger's file in an action's folder.
+const LEDGER: &str = "privacy.ledger";
 
 /// The stage.
 pub(crate) struct Finetune {
@@ -81,6 +85,7 @@ impl Stage for Finetune {
         }
         let trained = attempt(ctx, &config, &pretrained, &examples, meta.outputs())?;
         let document = PrivacyDocument::new(claim(trained.privacy.as_ref(), params.delta()), json!(trained.privacy));
+        let document = document.with_trials(trials::of(ctx, &config)?);
         if !document.claim.private {
             ctx.log("this model is NOT private: it was trained without noise, or with noise that a public seed reproduces");
         }
@@ -124,7 +129,7 @@ fn accounting(ctx: &StageContext<'_>, config: &TrainConfig) -> Result<Option<Acc
     if config.privacy.is_none() || config.seed.is_some() {
         return Ok(None);
     }
-    let path = ctx.checkpoints().ledger_dir().join("privacy.ledger");
+    let path = ctx.checkpoints().ledger_dir().join(LEDGER);
     let sink = FileSink::open(&path).map_err(|e| {
         let class = if e.kind() == io::ErrorKind::WouldBlock { ErrorClass::Transient } else { ErrorClass::Permanent };
         StageError::new(class, format!("the privacy ledger {}: {e}", path.display()))

@@ -78,6 +78,36 @@ fn a_private_run_claims_what_its_ledger_was_charged() {
 }
 
 #[test]
+fn trainings_on_the_same_data_are_composed_in_the_report() {
+    let bench = bench();
+    let first = document(&bench, &bench.run(&Finetune::new(), &recipe()).expect("trains"));
+    let alone = first.trials.expect("a private run");
+    assert_eq!((alone.runs, alone.charges), (1, 12));
+    // Another action's ledgers are beside this one's: of the same data, and of other data.
+    let beside = |name: &str| bench.ledgers().with_file_name(name);
+    let ledger = std::fs::read(bench.ledgers().join("privacy.ledger")).expect("a ledger");
+    for name in ["first", "elsewhere"] {
+        std::fs::create_dir(beside(name)).expect("a folder");
+    }
+    std::fs::rename(bench.ledgers().join("privacy.ledger"), beside("first").join("privacy.ledger")).expect("moves");
+    let other = sprint_dp::ledger::FileSink::open(&beside("elsewhere").join("privacy.ledger")).expect("opens");
+    drop(sprint_dp::ledger::Ledger::open(other, "other data").expect("a ledger"));
+    let mut faster = recipe();
+    faster["lr"] = json!(0.02);
+    let second = document(&bench, &bench.run(&Finetune::new(), &faster).expect("trains"));
+    let both = second.trials.expect("a private run");
+    assert_eq!((both.runs, both.charges), (2, 24));
+    let epsilon = |t: &sprint_dp::ledger::Trials| t.claim.expect("private").epsilon;
+    assert!(epsilon(&both) > epsilon(&alone) + 1.0, "{} {}", epsilon(&both), epsilon(&alone));
+    assert!(second.claim.epsilon.expect("private") <= 8.0, "the model alone costs what was asked for");
+    // A damaged ledger must not make the whole look cheaper.
+    std::fs::write(beside("elsewhere").join("privacy.ledger"), [&ledger[1..], b"x\n"].concat()).expect("writes");
+    faster["lr"] = json!(0.03);
+    let third = document(&bench, &bench.run(&Finetune::new(), &faster).expect("trains"));
+    assert_eq!(third.trials.expect("a private run").claim, None);
+}
+
+#[test]
 fn a_stopped_run_goes_on_from_its_checkpoint_and_charges_every_attempt() {
     let bench = bench();
     let stage = Finetune::new();

@@ -378,6 +378,11 @@ impl<S: LedgerSink> Ledger<S> {
         mechanism::claim(Accountant::Pld, segments, delta, self.dimension as usize, self.bits)
     }
 
+    /// The largest dimension and the coarsest grid of any run.
+    pub(super) fn coarsest_grid(&self) -> (u64, GridBits) {
+        (self.dimension, self.bits)
+    }
+
     /// Every charge in the ledger, all runs and attempts, grouped by (q, σ).
     pub fn segments(&self) -> Vec<Segment> {
         let segment = |((q, sigma), steps): (&(u64, u64), &u64)| Segment {

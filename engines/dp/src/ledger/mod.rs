@@ -13,7 +13,9 @@
 mod book;
 mod record;
 mod sink;
+mod trials;
 
 pub use book::{Charge, Ledger, LedgerError, LedgerHead, Limit, RunTerms};
 pub use record::RunId;
 pub use sink::{FileSink, LedgerSink, MemorySink};
+pub use trials::Trials;
