@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show what a run would do, and why.
     Plan(PlanArgs),
+    /// Draw a workflow's stages and what flows between them.
+    Graph(GraphArgs),
     /// Check a workflow and report every mistake with its place.
     Validate(WorkflowArgs),
     /// Show the state of the newest run, or of the one named.
@@ -88,6 +90,26 @@ pub(crate) struct WorkflowArgs {
     /// Print JSON for machines.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `graph`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GraphArgs {
+    /// The workflow.
+    #[command(flatten)]
+    pub(crate) workflow: WorkflowArgs,
+    /// The language.
+    #[arg(long, value_enum, default_value = "mermaid", value_name = "FORMAT")]
+    pub(crate) format: GraphFormat,
+}
+
+/// Languages of graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// For Markdown.
+    Mermaid,
+    /// For Graphviz.
+    Dot,
 }
 
 /// `run`.

@@ -152,3 +152,28 @@ fn embed_names_bad_lines_and_lengths() {
     let ended = sprint_flow(&["embed", "--model", &model, "--input", &input, "--max-length", "100000"]).expect(2);
     assert!(ended.stderr.contains("--max-length"), "{}", ended.stderr);
 }
+
+#[test]
+fn a_workflow_is_drawn_by_stage_with_what_flows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("drawn.yaml");
+    let text = "sprint-flow: 1
+matrix: {task: [rte, mrpc]}
+stages:
+  data: {kind: download, over: [task], params: {source: 'file:${matrix.task}'}}
+  model: {kind: download, params: {source: 'file:m'}}
+  tokens: {kind: tokenize, over: [task], inputs: {data: data.files, model: model.files}, params: {task: '${matrix.task}'}}
+";
+    std::fs::write(&file, text).expect("written");
+    for name in ["rte", "mrpc", "m"] {
+        std::fs::write(folder.path().join(name), name).expect("written");
+    }
+    let file = file.display().to_string();
+    let drawn = sprint_flow(&["graph", &file]).expect(0).stdout;
+    assert!(drawn.starts_with("flowchart TD\n") && drawn.contains("[\"data<br>download<br>× 2\"]"), "{drawn}");
+    assert!(drawn.contains("s0 -->|files as data| s2") && drawn.contains("s1 -->|files as model| s2"), "{drawn}");
+    let drawn = sprint_flow(&["graph", &file, "--format", "dot"]).expect(0).stdout;
+    let told = sprint_flow(&["graph", &file, "--json"]).expect(0).json();
+    assert_eq!(told["stages"][0], serde_json::json!({"name": "data", "kind": "download", "instances": 2}));
+    assert!(drawn.starts_with("digraph workflow {") && drawn.contains("s0 -> s2 [label=\"files as data\"];"), "{drawn}");
+}

@@ -6,6 +6,7 @@ mod bench;
 mod dealer;
 mod embed;
 mod gc;
+mod graph;
 mod infer;
 mod logs;
 mod model;
@@ -30,6 +31,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     let code = match command {
         Command::Run(args) => run::run(args),
         Command::Plan(args) => plan::run(&args),
+        Command::Graph(args) => graph::run(&args),
         Command::Validate(args) => workflow::validate(&args),
         Command::Status(args) => status::run(&args),
         Command::Resume(args) => run::resume(&args),
