@@ -10,6 +10,9 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
+use rustix::io::pread;
+
 use crate::error::RoleError;
 
 /// A segment takes chunks until it has this many bytes.
@@ -68,8 +71,15 @@ impl Spool {
 
 impl Slot {
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; self.len];
-        self.segment.read_exact_at(&mut bytes, self.offset)?;
+        let mut bytes = Vec::with_capacity(self.len);
+        // Into memory as it is: zeroing gigabytes before they are overwritten is not free.
+        while bytes.len() < self.len {
+            let at = self.offset + bytes.len() as u64;
+            if pread(&self.segment, spare_capacity(&mut bytes), at)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        bytes.truncate(self.len);
         Ok(bytes)
     }
 }
