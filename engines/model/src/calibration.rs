@@ -23,8 +23,8 @@ pub struct Range {
 pub struct ScoreRange {
     /// All scores.
     pub scores: Range,
-    /// The smallest `ln Σ exp s` of a row.
-    pub least_log_sum: f64,
+    /// `ln Σ exp s` of the rows.
+    pub log_sums: Range,
 }
 
 /// What one encoder layer's functions read.
@@ -98,7 +98,7 @@ impl Calibration {
             if !layer.activation.holds() {
                 return fault(format!("layer {index}: the activation's range is not one"));
             }
-            let holds = |h: &ScoreRange| h.scores.holds() && h.least_log_sum.is_finite() && h.scores.low <= h.least_log_sum;
+            let holds = |h: &ScoreRange| h.scores.holds() && h.log_sums.holds() && h.scores.low <= h.log_sums.low;
             if let Some(head) = layer.heads.iter().position(|h| !holds(h)) {
                 return fault(format!("layer {index}, head {head}: the scores' range is not one"));
             }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     fn layer(spec: &ModelSpec) -> LayerRanges {
-        let head = ScoreRange { scores: Range { low: -2.0, high: 3.0 }, least_log_sum: 1.0 };
+        let head = ScoreRange { scores: Range { low: -2.0, high: 3.0 }, log_sums: Range { low: 1.0, high: 4.0 } };
         LayerRanges { heads: vec![head; spec.heads], activation: Range { low: -4.0, high: 4.0 } }
     }
 
@@ -133,7 +133,7 @@ mod tests {
         Calibration::new(&spec, 3, good.clone()).expect("in order");
         assert!(Calibration::new(&spec, 3, good[1..].to_vec()).unwrap_err().to_string().contains("layers"));
         let mut bad = good.clone();
-        bad[1].heads[0].least_log_sum = -9.0;
+        bad[1].heads[0].log_sums.low = -9.0;
         assert!(Calibration::new(&spec, 3, bad).unwrap_err().to_string().contains("layer 1, head 0"));
         let mut bad = good;
         bad[0].activation = Range::EMPTY;

@@ -57,7 +57,7 @@ fn shrunk(ranges: &Calibration, spec: &ModelSpec, scores: bool, activation: bool
         }
         for head in layer.heads.iter_mut().filter(|_| scores) {
             head.scores = head.scores.widened(-0.3, 0.0);
-            head.least_log_sum = head.least_log_sum.max(head.scores.low);
+            head.log_sums.low = head.log_sums.low.max(head.scores.low);
         }
         layer
     });
@@ -110,7 +110,7 @@ fn roberta_base_costs_no_more_than_promised() {
         head: Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 }),
         ..ModelSpec::roberta_base()
     };
-    let head = ScoreRange { scores: Range { low: -2.0, high: 2.0 }, least_log_sum: 2.5 };
+    let head = ScoreRange { scores: Range { low: -2.0, high: 2.0 }, log_sums: Range { low: 3.5, high: 5.5 } };
     let layer = LayerRanges { heads: vec![head; spec.heads], activation: Range { low: -4.0, high: 4.0 } };
     let ranges = Calibration::new(&spec, 1, vec![layer; spec.layers]).expect("ranges");
     for (mode, rounds, megabytes) in [(Mode::Exact, 390, 90), (Mode::Calibrated, 270, 60)] {

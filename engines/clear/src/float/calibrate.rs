@@ -59,7 +59,7 @@ impl Observed {
     pub(super) fn scores(&mut self, part: &str, s: &FloatHeads, lengths: &[usize]) {
         let Some(layer) = self.layer(part) else { return };
         let [_, heads, rows, columns] = s.shape();
-        let none = ScoreRange { scores: Range::EMPTY, least_log_sum: f64::INFINITY };
+        let none = ScoreRange { scores: Range::EMPTY, log_sums: Range::EMPTY };
         layer.heads.resize(heads, none);
         for (at, row) in s.data().chunks_exact(columns.max(1)).enumerate() {
             let (head, example) = (&mut layer.heads[at / rows % heads], at / rows / heads);
@@ -68,7 +68,7 @@ impl Observed {
             head.scores.include(seen.low);
             head.scores.include(seen.high);
             let sum: f64 = row[..lengths[example]].iter().map(|x| (f64::from(*x) - seen.high).exp()).sum();
-            head.least_log_sum = head.least_log_sum.min(seen.high + sum.ln());
+            head.log_sums.include(seen.high + sum.ln());
         }
     }
 }
@@ -90,15 +90,17 @@ pub fn calibrate(checkpoint: &Checkpoint, batches: &[Batch], margin: Margin) -> 
     let unseen = LayerRanges { heads: Vec::new(), activation: Range::EMPTY };
     let mut layers: Vec<_> = observed.layers.into_iter().map(|l| l.unwrap_or_else(|| unseen.clone())).collect();
     // A softmax without a maximum reads no range of scores.
-    let free = ScoreRange { scores: Range { low: 0.0, high: 0.0 }, least_log_sum: 0.0 };
+    let free = ScoreRange { scores: Range { low: 0.0, high: 0.0 }, log_sums: Range { low: 0.0, high: 0.0 } };
     layers.iter_mut().filter(|l| l.heads.is_empty()).for_each(|l| l.heads = vec![free; spec.heads]);
     Ok(Calibration::new(spec, batches.iter().map(Batch::size).sum(), layers.into_iter().map(widened).collect())?)
 }
 
 fn widen(head: ScoreRange, margin: Margin) -> ScoreRange {
     let scores = head.scores.widened(margin.share, margin.least);
-    let below = margin.share * (head.scores.high - head.scores.low) + margin.least;
-    ScoreRange { scores, least_log_sum: (head.least_log_sum - below).max(scores.low) }
+    // A log-sum-exp moves with the scores, so their width is what its margin is a share of.
+    let by = margin.share * (head.scores.high - head.scores.low) + margin.least;
+    let log_sums = Range { low: (head.log_sums.low - by).max(scores.low), high: head.log_sums.high + by };
+    ScoreRange { scores, log_sums }
 }
 
 #[cfg(test)]
@@ -127,8 +129,8 @@ mod tests {
             assert!(wide.activation.low < one.activation.low && one.activation.high < wide.activation.high);
             for ((one, both), wide) in one.heads.iter().zip(&both.heads).zip(&wide.heads) {
                 assert!(both.scores.low <= one.scores.low && one.scores.high <= both.scores.high);
-                assert!(both.least_log_sum <= one.least_log_sum && wide.least_log_sum < one.least_log_sum);
-                assert!(one.scores.low < one.least_log_sum);
+                assert!(both.log_sums.low <= one.log_sums.low && wide.log_sums.low < one.log_sums.low);
+                assert!(one.scores.low < one.log_sums.low && one.log_sums.high < wide.log_sums.high);
             }
         }
     }

@@ -79,32 +79,33 @@ impl Window {
 
 impl Ceilings {
     /// Refuses ranges that one series cannot serve, by the layer and head they belong to.
-    pub(crate) fn of(calibration: &Calibration, tokens: usize) -> Result<Self, CompileError> {
+    pub(crate) fn of(calibration: &Calibration) -> Result<Self, CompileError> {
         /// Row sums below this are not exact enough, the ceiling being far above the row's own maximum.
         const LEAST: f64 = 1.0 / 256.0;
         let heads = || {
             let layers = calibration.layers().iter().enumerate();
             layers.flat_map(|(layer, l)| l.heads.iter().enumerate().map(move |(head, h)| (layer, head, h)))
         };
-        let (mut width, mut least) = (0.0f64, 1.0f64);
+        let (mut width, mut least, mut most) = (0.0f64, f64::INFINITY, 1.0f64);
         for (layer, head, h) in heads() {
-            let bound = (h.least_log_sum - h.scores.high).exp();
+            let bound = (h.log_sums.low - h.scores.high).exp();
             if bound < LEAST {
                 let what = format!(
                     "calibration of layer {layer}, head {head}: rows whose log-sum-exp of {:.2} is so far below the highest score, {:.2},",
-                    h.least_log_sum, h.scores.high
+                    h.log_sums.low, h.scores.high
                 );
                 return Err(CompileError::Unsupported { what, fix: "use mode exact, whose maximum is secret".into() });
             }
             width = width.max(h.scores.high - h.scores.low);
             least = least.min(bound);
+            most = most.max((h.log_sums.high - h.scores.high).exp());
         }
         let Some((ring, mask, fit)) = Self::fitted(width, least) else {
             let what = format!("calibration of scores: a range of width {width:.1}");
             return Err(CompileError::Unsupported { what, fix: "use mode exact, or a softmax temperature or soft cap".into() });
         };
         let high = calibration.layers().iter().map(|l| l.heads.iter().map(|h| h.scores.high).collect()).collect();
-        Ok(Self { high, width, ring, mask, sum: (least, 1.02 * tokens as f64), fit })
+        Ok(Self { high, width, ring, mask, sum: (least, 1.02 * most), fit })
     }
 
     /// The ring, the offset of padding, and one series that is `exp` on the scores' range and 0 on that of padding, exact enough for row sums
@@ -143,9 +144,9 @@ impl Ceilings {
 impl Lowering {
     /// `s` less its head's ceiling, in place of the row's maximum.
     pub(crate) fn below_ceiling(&mut self, s: &Heads) -> Result<Heads, CompileError> {
-        let (f, ring) = Precision::EXP_ARGUMENT;
-        let (s, heads, rows, columns) = self.settle(s, f, ring)?;
+        let f = Precision::EXP_ARGUMENT.0;
         let ceilings = self.ceilings()?;
+        let (s, heads, rows, columns) = self.settle(s, f, ceilings.ring + f)?;
         let (_, centre) = Ceilings::window(ceilings.width, ceilings.mask, ceilings.ring);
         let high = ceilings.high.get(self.layer).ok_or_else(|| CompileError::Shape("a layer without calibration".into()))?;
         let by = high.iter().map(|high| ((centre - high) * f64::from(f).exp2()).round() as i64).collect();
@@ -159,7 +160,7 @@ impl Lowering {
         let ceilings = self.ceilings()?;
         let (window, _) = Ceilings::window(ceilings.width, ceilings.mask, ceilings.ring);
         let open = self.open_in_window(x, &window);
-        let fine = self.attention.numerators - self.attention.operands.0;
+        let fine = self.attention.numerators.saturating_sub(self.attention.operands.0);
         let bits = self.attention.operands.1 + 2 * super::SERIES + fine - self.attention.numerators;
         Ok(self.series_of(open, ceilings.fit, super::SERIES + fine, bits))
     }

@@ -163,6 +163,11 @@ impl Engine for Lowering {
 
     fn map_heads(&mut self, s: &Heads, f: Func) -> Result<Heads, CompileError> {
         let (scale, ring) = Precision::EXP_ARGUMENT;
+        // An argument below a public ceiling is in its own, narrower ring already.
+        let ring = match (&self.ceilings, f) {
+            (Some(_), Func::ExpNonPositive) => 0,
+            _ => ring,
+        };
         let ring = argument_ring(f, ring);
         let (val, heads, rows, columns) = self.settle(s, scale, ring)?;
         Ok(Heads::Value { val: self.apply(val, f, ring)?, heads, rows, columns })

@@ -228,20 +228,20 @@ impl Lowering {
         Ok(self.sum(sum, below))
     }
 
-    /// `exp x` for `-14 ≤ x ≤ 0.4`, 0 below (met to within 1): the square of a Fourier series of `exp(x/2)`, whose error shrinks with the value.
+    /// `exp x` for `-14 ≤ x ≤ 0.4`, 0 below (met to within 2): the square of a Fourier series of `exp(x/2)`, whose error shrinks with the value.
     fn exponential(&mut self, x: Val) -> Val {
         const EDGE: f64 = -14.0;
         let (f, ring) = Precision::EXP_ARGUMENT;
         let x = self.fit(x, f, ring);
         let open = self.open(x, ring, false, true);
         let len = self.b.len(open);
-        let half = fourier(|x| (0.5 * x).exp(), (EDGE - 1.3, 0.4), 32.0, 10, Parity::Neither);
+        let half = fourier(|x| (0.5 * x).exp(), (EDGE - 2.3, 0.4), 32.0, 10, Parity::Neither);
         let fit = Fourier { period_bits: 5 + f, cos: half.cos, sin: half.sin };
         let series = self.series(open, fit, 40);
         let fine = Precision::BODY + 1;
         let series = self.rescale(series, fine);
         let root = self.open(series, fine + 3, true, false);
-        let bits = self.intervals(open, f, f, &[(Some(EDGE), None)]);
+        let bits = self.intervals(open, f, f + 1, &[(Some(EDGE), None)]);
         let bits = self.open_bits(bits);
         self.product(&[(bits, View::ALL), (root, View::ALL), (root, View::ALL)], len, 2 * fine)
     }

@@ -10,9 +10,9 @@
 //! | inverse deviation, opened | 12 | 18 | 16 |
 //! | normalised state `d·r` | 25 | 64 | |
 //! | weight of a public layer | 13 to 16, as its consumer's ring allows | | 64 |
-//! | q, k, opened | 13 (calibrated 12) | 36 (34) | scores below 512 |
-//! | softmax numerators, v, opened | 13 (12) | 38 (36) | |
-//! | numerators times v, opened | 10 | 22 | 1024 |
+//! | q, k, opened | 13 | 36 (calibrated 34) | scores below 512 (128) |
+//! | softmax numerators, v, opened | 13 | 38 (by the sum's range) | |
+//! | numerators times v, opened | 10 (7 to 20 by the sum's range) | 12 more | 1024 |
 //! | the sum's inverse, opened | 18 | 21 | 2 |
 //! | scores in the tree of the maximum | 2 | 12 | 512 |
 //! | argument of GELU, opened | 12 (11) | 20 (by its range) | 64 |
@@ -160,30 +160,36 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// For numerators below `most` whose sum over `tokens` keys is at least `least`: a larger numerator takes ring bits, a smaller sum takes
-    /// fractional bits, so that their ratio is as exact as that of an exponential to its row's sum. Scales do not depend on `tokens`, so the
-    /// weights that read the result are encoded once for programs of all lengths. `f` are the fractional bits of what is multiplied.
-    pub(crate) fn of((least, most): (f64, f64), tokens: usize, f: u32, key_mask: f64) -> Self {
+    /// Scores below 512.
+    const SCORES: (u32, u32) = (13, 36);
+    /// 128 keys of values up to 8, or more keys of smaller values.
+    const WEIGHTED: u32 = 10;
+
+    /// For numerators below `most` whose sum is in `sum`: a larger numerator takes ring bits, a smaller sum takes fractional bits and a larger
+    /// one gives some back, so that their ratio is as exact as that of an exponential to its row's sum. The weighted sum of values is below `2^weighted`. Scales do not depend
+    /// on the number of tokens, so the weights that read the result are encoded once for programs of all lengths.
+    pub(crate) fn of(sum: (f64, f64), most: f64, weighted: u32, scores: (u32, u32), key_mask: f64) -> Self {
+        const F: u32 = 13;
         let large = most.log2().ceil().max(0.0) as u32;
-        let small = (-least.log2().floor()).max(0.0) as u32;
-        let to = (most * tokens as f64 * 1.02).log2().ceil() as i32;
+        let small = -(sum.0.log2().floor() as i32).min(3);
         let inverse = 18 + large;
-        // Small numerators have a few bits to spare.
-        let fine = small.saturating_sub(2);
+        // Numerators of small sums have a few bits more, those of large ones, whose rounding is averaged, a bit less.
+        let fine = (small - 2).max(0) as u32;
+        let numerators = F + fine - u32::from(small <= -2);
+        let context = (10 + small) as u32;
         Self {
-            scores: (f, 2 * f + 10),
-            numerators: f + fine,
-            operands: (f, 2 * f + 12 + large + fine),
-            context: (10 + small, 22 + large + small),
-            inverse: (inverse, inverse + 3 + small),
-            sum: (least.log2().floor() as i32, to),
+            scores,
+            numerators,
+            operands: (F, F + numerators + 2 + weighted + large),
+            context: (context, context + 2 + weighted + large),
+            inverse: (inverse, inverse + 3 + small.max(0) as u32),
+            sum: (sum.0.log2().floor() as i32, sum.1.log2().ceil() as i32),
             key_mask,
         }
     }
 
     fn for_softmax(softmax: Softmax, tokens: usize) -> Result<Self, CompileError> {
         const LEAST: f64 = 1.0 / 1024.0;
-        const F: u32 = 13;
         let (least, most) = match softmax {
             // Sums of a public shift may be smaller still, but are not exact to the logits' tolerance there.
             Softmax::Shifted { .. } => (2.0 * LEAST, 1.0),
@@ -195,10 +201,8 @@ impl Attention {
         }
         // Relu has to see a masked score as negative, and to fit its argument's ring besides.
         let key_mask = if softmax == Softmax::ReluOverLength { 120.0 } else { 240.0 };
-        Ok(match softmax {
-            Softmax::ReluOverLength => Self::of((1.0, 64.0), tokens, F, key_mask),
-            _ => Self::of((least, most), tokens, F, key_mask),
-        })
+        let (least, most) = if softmax == Softmax::ReluOverLength { (1.0, 64.0) } else { (least, most) };
+        Ok(Self::of((least, most * tokens as f64 * 1.02), most, Self::WEIGHTED, Self::SCORES, key_mask))
     }
 }
 
@@ -313,7 +317,7 @@ impl Lowering {
             policy: WeightPolicy::PublicBase { public_a: true },
             batch: 1,
             tokens,
-            attention: Attention::of((1.0, 1.0), tokens, 13, 240.0),
+            attention: Attention::of((1.0, 1.02 * tokens as f64), 1.0, Attention::WEIGHTED, Attention::SCORES, 240.0),
             calibration: None,
             ceilings: None,
             layer: 0,
@@ -324,12 +328,14 @@ impl Lowering {
 
     /// Public ceilings in place of secret maxima, where the model's softmax has one and there are ranges.
     fn calibrate_softmax(&mut self, softmax: Softmax) -> Result<(), CompileError> {
-        /// A bit less than elsewhere: known ranges cost less, and rounding here is averaged over the keys.
-        const CALIBRATED_F: u32 = 12;
+        /// Scores below 128: three bits beyond the ring that their argument is opened in tell when they are not.
+        const SCORES: (u32, u32) = (13, 34);
         let Some(calibration) = &self.calibration else { return Ok(()) };
         if let Softmax::Exact | Softmax::Scaled { .. } = softmax {
-            let ceilings = Ceilings::of(calibration, self.tokens)?;
-            self.attention = Attention::of((ceilings.sum.0, 1.0), self.tokens, CALIBRATED_F, ceilings.mask);
+            let ceilings = Ceilings::of(calibration)?;
+            // Values up to 8, as without calibration.
+            let weighted = ceilings.sum.1.log2().ceil() as u32 + 3;
+            self.attention = Attention::of(ceilings.sum, 1.0, weighted, SCORES, ceilings.mask);
             self.ceilings = Some(ceilings);
         }
         Ok(())

@@ -11,7 +11,7 @@ use crate::program::{NodeId, Op, View};
 const INDEX: u32 = 10;
 /// Fractional bits of `t` and the ring it is opened in; significant bits of the coefficients.
 const T: (u32, u32) = (16, 20);
-const COEFFICIENT: u32 = 24;
+const COEFFICIENT: u32 = 22;
 
 impl Lowering {
     /// `g(v)` for `v` in `[2^lo, 2^hi)`, with `out` fractional bits in a ring of 10 more.

@@ -39,7 +39,7 @@ pub(crate) fn block_bytes(program: &Program, node: &Node, len: usize) -> [usize;
 /// Whether a comparison on so many bits is dealt as an XOR-shared unit vector, 2^bits bits to party 1 alone, in place of a key to both: the
 /// parity of its bits below a point is the comparison with it.
 pub(crate) fn unit_vectors(domain: u32) -> bool {
-    domain <= 8
+    domain <= 9
 }
 
 /// Words of a unit vector.

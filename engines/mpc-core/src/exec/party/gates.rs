@@ -34,8 +34,7 @@ impl Party {
                 let vectors = self.dealt(id, 0, words * from, words * len, 64, &keys)?;
                 let rows = points.chunks_exact(bounds.values.len()).zip(prefixes.chunks_exact_mut(bounds.values.len()));
                 for (vector, (points, prefixes)) in vectors.chunks_exact(words).zip(rows) {
-                    let below = points.iter().map(|p| parity_below(vector, *p));
-                    prefixes.iter_mut().zip(below).for_each(|(to, bit)| *to = bit);
+                    parities_below(vector, points, prefixes);
                 }
             } else {
                 let roots = self.streams.roots(id, from, len);
@@ -148,11 +147,18 @@ impl Party {
     }
 }
 
-/// The parity of a vector's bits below a point.
-fn parity_below(vector: &[u64], point: u64) -> u8 {
-    let part = |(at, word): (usize, &u64)| word & low(point.saturating_sub(64 * at as u64).min(64) as u32);
-    let parities = vector.iter().enumerate().map(part).fold(0, |sum, word| sum ^ word);
-    (parities.count_ones() & 1) as u8
+/// The parities of a vector's bits below each point.
+fn parities_below(vector: &[u64], points: &[u64], out: &mut [u8]) {
+    // XORs of all words before each one: at most eight words, and one more for the end.
+    let mut before = [0u64; 9];
+    for (at, word) in vector.iter().enumerate() {
+        before[at + 1] = before[at] ^ word;
+    }
+    for (point, to) in points.iter().zip(out) {
+        let at = (point >> 6) as usize;
+        let part = vector.get(at).copied().unwrap_or_default() & low((point & 63) as u32);
+        *to = ((before[at] ^ part).count_ones() & 1) as u8;
+    }
 }
 
 /// Unique interval bounds and, for each interval, which of them it runs between.

@@ -20,23 +20,23 @@ fn inside(x: i64, interval: &Interval) -> bool {
 }
 
 #[test]
-fn interval_bits_are_exact_on_every_value_of_eight_bits() {
-    let bounds = [None, Some(-128), Some(-100), Some(-1), Some(0), Some(1), Some(77), Some(127)];
+fn interval_bits_of_keys_are_exact_on_every_value_of_ten_bits() {
+    let bounds = [None, Some(-512), Some(-400), Some(-1), Some(0), Some(1), Some(301), Some(511)];
     let pairs = bounds.iter().flat_map(|lo| bounds.iter().map(|hi| Interval { lo: *lo, hi: *hi }));
-    let intervals: Vec<Interval> = pairs.filter(|i| i.lo.unwrap_or(-128) < i.hi.unwrap_or(128)).collect();
-    let input: Vec<u64> = (0..256).collect();
+    let intervals: Vec<Interval> = pairs.filter(|i| i.lo.unwrap_or(-512) < i.hi.unwrap_or(512)).collect();
+    let input: Vec<u64> = (0..1024).collect();
     for seed in 0..4 {
-        let found = interval_bench(256, 8, 0, &intervals).run(&input, seed).words;
-        for (found, interval) in found.chunks(256).zip(&intervals) {
-            let expected: Vec<u64> = input.iter().map(|x| u64::from(inside(sign_extend(*x, 8), interval))).collect();
+        let found = interval_bench(1024, 10, 0, &intervals).run(&input, seed).words;
+        for (found, interval) in found.chunks(1024).zip(&intervals) {
+            let expected: Vec<u64> = input.iter().map(|x| u64::from(inside(sign_extend(*x, 10), interval))).collect();
             assert_eq!(found, expected, "{interval:?}");
         }
     }
 }
 
 #[test]
-fn interval_bits_of_unit_vectors_are_exact_on_every_value_of_up_to_eight_bits() {
-    for bits in 1..=8u32 {
+fn interval_bits_of_unit_vectors_are_exact_on_every_value_of_up_to_nine_bits() {
+    for bits in 1..=9u32 {
         let half = 1i64 << (bits - 1);
         let bounds = [None, Some(-half), Some(-half / 2), Some(0), Some(half / 2), Some(half - 1)];
         let pairs = bounds.iter().flat_map(|lo| bounds.iter().map(|hi| Interval { lo: *lo, hi: *hi }));
