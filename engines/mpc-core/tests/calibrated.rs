@@ -32,7 +32,8 @@ fn options(calibration: Option<Calibration>) -> Options {
     Options::new(Mode::Calibrated, POLICY, LENGTHS.len(), TOKENS).with_calibration(calibration)
 }
 
-/// The tolerance is that of `variants.rs`.
+/// Two layers of two dozen channels over at most a dozen keys average little of the noise of truncations: 8e-3. A published shape is held to
+/// 2e-3 by `examples/roberta.rs` and the benchmark.
 #[test]
 fn calibrated_functions_are_the_float_models_in_ten_rounds_less_a_layer() {
     for activation in [Activation::Gelu, Activation::GeluTanh] {
@@ -41,7 +42,7 @@ fn calibrated_functions_are_the_float_models_in_ten_rounds_less_a_layer() {
         let runs = Runs::of(&model, &options(Some(ranges)), &LENGTHS).expect("in range");
         let [fixed, mpc] = runs.distances();
         println!("{activation:?}: fixed {fixed:.1e}, mpc {mpc:.1e}, {} rounds", runs.mpc.rounds);
-        assert!(fixed < 4e-3 && mpc < 4e-3, "{activation:?}: off by {fixed} in the simulation, by {mpc} between parties");
+        assert!(fixed < 4e-3 && mpc < 8e-3, "{activation:?}: off by {fixed} in the simulation, by {mpc} between parties");
         runs.assert_cost("calibrated");
         let exact = compile(model.spec(), &Options { mode: Mode::Exact, ..options(None) }).expect("compiles").cost();
         // Two levels of the maximum's tree at twelve keys, a round of the exponential and one of GELU.

@@ -97,9 +97,8 @@ pub fn calibrate(checkpoint: &Checkpoint, batches: &[Batch], margin: Margin) -> 
 
 fn widen(head: ScoreRange, margin: Margin) -> ScoreRange {
     let scores = head.scores.widened(margin.share, margin.least);
-    // A log-sum-exp moves with the scores, so their width is what its margin is a share of.
-    let by = margin.share * (head.scores.high - head.scores.low) + margin.least;
-    let log_sums = Range { low: (head.log_sums.low - by).max(scores.low), high: head.log_sums.high + by };
+    let log_sums = head.log_sums.widened(margin.share, margin.least);
+    let log_sums = Range { low: log_sums.low.max(scores.low), ..log_sums };
     ScoreRange { scores, log_sums }
 }
 

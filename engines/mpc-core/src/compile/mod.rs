@@ -10,7 +10,7 @@
 //! | inverse deviation, opened | 12 | 18 | 16 |
 //! | normalised state `d·r` | 25 | 64 | |
 //! | weight of a public layer | 13 to 16, as its consumer's ring allows | | 64 |
-//! | q, k, opened | 13 | 36 (calibrated 34) | scores below 512 (128) |
+//! | q, k, opened | 13 (calibrated 12) | 36 (32) | scores below 512 (128) |
 //! | softmax numerators, v, opened | 13 | 38 (by the sum's range) | |
 //! | numerators times v, opened | 10 (7 to 20 by the sum's range) | 12 more | 1024 |
 //! | the sum's inverse, opened | 18 | 21 | 2 |
@@ -175,7 +175,7 @@ impl Attention {
         let inverse = 18 + large;
         // Numerators of small sums have a few bits more, those of large ones, whose rounding is averaged, a bit less.
         let fine = (small - 2).max(0) as u32;
-        let numerators = F + fine - u32::from(small <= -2);
+        let numerators = F + fine - u32::from(small < 0);
         let context = (10 + small) as u32;
         Self {
             scores,
@@ -329,7 +329,7 @@ impl Lowering {
     /// Public ceilings in place of secret maxima, where the model's softmax has one and there are ranges.
     fn calibrate_softmax(&mut self, softmax: Softmax) -> Result<(), CompileError> {
         /// Scores below 128: three bits beyond the ring that their argument is opened in tell when they are not.
-        const SCORES: (u32, u32) = (13, 34);
+        const SCORES: (u32, u32) = (12, 32);
         let Some(calibration) = &self.calibration else { return Ok(()) };
         if let Softmax::Exact | Softmax::Scaled { .. } = softmax {
             let ceilings = Ceilings::of(calibration)?;
