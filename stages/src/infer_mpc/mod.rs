@@ -23,6 +23,7 @@ use sprint_mpc::{
     Class, FleetError, FleetMeter, GateError, GateSession, GateSetup, Limits, LinkShape, ModelFiles, RoleMeter, SessionOptions,
     write_private,
 };
+use sprint_mpc_core::Mode;
 use sprint_stage_api::{
     CachePolicy, Effect, ErrorClass, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageEvent,
     StageOutputs, StageSpec,
@@ -166,7 +167,7 @@ impl Stage for InferMpc {
 
         let logits = plan.rows.iter().map(|row| answers.get(row).cloned().unwrap_or_default()).collect();
         let predictions = Predictions::new(&meta, "mpc", &examples, plan.rows.clone(), logits)?;
-        let cost = cost(&meter, plan.rows.len() as u64, wall_s);
+        let cost = cost(&meter, shared.mode, plan.rows.len() as u64, wall_s);
         report(ctx, &cost);
         let (predictions, cost) = (predictions.store(ctx)?, cost.store(ctx)?);
         Ok(StageOutputs::new().with("predictions", predictions).with("cost", cost))
@@ -274,7 +275,7 @@ fn stage_error(error: &GateError) -> StageError {
 }
 
 /// The roles' own accounts, added up.
-fn cost(meter: &FleetMeter, messages: u64, wall_s: f64) -> MpcCost {
+fn cost(meter: &FleetMeter, mode: Mode, messages: u64, wall_s: f64) -> MpcCost {
     let sum = |role: &RoleMeter, f: fn(&sprint_mpc::InferenceMeter) -> u64| role.inferences.iter().map(f).sum::<u64>();
     let [p0, p1] = &meter.parties;
     let both = |f| [sum(p0, f), sum(p1, f)];
@@ -282,7 +283,7 @@ fn cost(meter: &FleetMeter, messages: u64, wall_s: f64) -> MpcCost {
     let roles = [("party-0", p0), ("party-1", p1), ("dealer", &meter.dealer)];
     MpcCost {
         version: MpcCost::VERSION,
-        mode: "exact".to_owned(),
+        mode: mode.to_string(),
         messages,
         inferences: p0.inferences.len() as u64,
         rounds: p0.inferences.iter().map(|i| u64::from(i.rounds)).max().unwrap_or(0),
