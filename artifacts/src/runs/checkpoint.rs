@@ -68,6 +68,7 @@ pub struct CheckpointStore<'a> {
     store: &'a Store,
     key: ActionKey,
     dir: PathBuf,
+    keep: usize,
 }
 
 /// The contents of a checkpoint in the making.
@@ -153,11 +154,17 @@ impl fmt::Debug for CheckpointBuilder {
 impl<'a> CheckpointStore<'a> {
     /// The checkpoints of the action with this key.
     pub fn for_key(store: &'a Store, key: ActionKey) -> Self {
-        Self { store, key, dir: store.layout.checkpoints_of(key.digest()) }
+        Self { store, key, dir: store.layout.checkpoints_of(key.digest()), keep: KEEP }
     }
 
-    /// Stores a checkpoint: written, forced to the disk, read back, and only then visible. Older ones than the newest two
-    /// are removed.
+    /// The same, but `keep` checkpoints stay instead of two; at least one does.
+    #[must_use]
+    pub fn keeping(self, keep: usize) -> Self {
+        Self { keep: keep.max(1), ..self }
+    }
+
+    /// Stores a checkpoint: written, forced to the disk, read back, and only then visible. Older ones than the newest
+    /// two, or as many as [`Self::keeping`] says, are removed.
     pub fn offer(&self, builder: &CheckpointBuilder) -> Result<(), CheckpointError> {
         let header = builder.header(&self.key)?;
         let (temporary, _guard) = self.store.temporary(LABEL)?;
@@ -168,7 +175,7 @@ impl<'a> CheckpointStore<'a> {
         }
         outcome?;
         self.store.files.sync_dir(&self.dir).map_err(io_error("force to the disk", &self.dir))?;
-        self.prune(KEEP);
+        self.prune(self.keep);
         Ok(())
     }
 

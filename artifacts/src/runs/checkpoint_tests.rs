@@ -52,6 +52,20 @@ fn the_newest_checkpoint_comes_back_and_two_are_kept() {
 }
 
 #[test]
+fn as_many_checkpoints_are_kept_as_asked_for_and_never_none() {
+    let dir = scratch();
+    let store = open(dir.path());
+    for (keep, left) in [(3, 3), (0, 1), (1, 1), (2, 2)] {
+        let checkpoints = CheckpointStore::for_key(&store, key(1)).keeping(keep);
+        for step in 0..5 {
+            checkpoints.offer(&builder(step)).expect("offered");
+        }
+        assert_eq!(files(dir.path(), &key(1)).len(), left, "keep {keep}");
+        assert_eq!(checkpoints.latest().expect("read").expect("there").step(), 4);
+    }
+}
+
+#[test]
 fn a_checkpoint_belongs_to_one_action() {
     let dir = scratch();
     let store = open(dir.path());

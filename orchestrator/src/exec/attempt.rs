@@ -59,7 +59,8 @@ fn call(
     events: &dyn EventSink,
     cancelled: Cancelled<'_>,
 ) -> Result<StageOutputs, StageError> {
-    let checkpoints = Checkpoints { state, every: request.checkpoint_every_ms.map(Duration::from_millis) };
+    let checkpoints =
+        Checkpoints { state, every: request.checkpoint_every_ms.map(Duration::from_millis), keep: request.checkpoint_keep };
     let ctx = StageContext::new(ContextParts {
         store,
         params: &request.params,
@@ -187,6 +188,7 @@ pub(super) fn io_error(what: &str, path: &Path, error: &std::io::Error) -> Stage
 struct Checkpoints<'a> {
     state: &'a ActionState<'a>,
     every: Option<Duration>,
+    keep: u32,
 }
 
 impl CheckpointAccess for Checkpoints<'_> {
@@ -197,7 +199,10 @@ impl CheckpointAccess for Checkpoints<'_> {
 
     fn offer(&self, bundle: &[u8]) -> Result<(), StageError> {
         let builder = CheckpointBuilder::new(0).bytes(BUNDLE, bundle);
-        CheckpointStore::for_key(self.state.store, self.state.key).offer(&builder).map_err(|e| checkpoint_error(&e))
+        CheckpointStore::for_key(self.state.store, self.state.key)
+            .keeping(self.keep as usize)
+            .offer(&builder)
+            .map_err(|e| checkpoint_error(&e))
     }
 
     fn ledger_dir(&self) -> &Path {

@@ -86,6 +86,8 @@ pub struct Intent {
     pub log: PathBuf,
     /// Wished milliseconds between checkpoints.
     pub checkpoint_every_ms: Option<u64>,
+    /// How many checkpoints stay.
+    pub checkpoint_keep: u32,
 }
 
 /// How an attempt ended.

@@ -149,6 +149,7 @@ fn release_intent(
         store: store.root().to_owned(),
         log: log_path(logs, stage, lease.attempt).with_extension("release.log"),
         checkpoint_every_ms: None,
+        checkpoint_keep: 1,
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) struct Request {
     pub(super) cpus: usize,
     pub(super) store: PathBuf,
     pub(super) checkpoint_every_ms: Option<u64>,
+    pub(super) checkpoint_keep: u32,
 }
 
 impl Request {
@@ -62,6 +63,7 @@ impl Request {
             cpus: intent.cpus,
             store: intent.store.clone(),
             checkpoint_every_ms: intent.checkpoint_every_ms,
+            checkpoint_keep: intent.checkpoint_keep,
         }
     }
 }

@@ -193,6 +193,7 @@ impl Dispatcher {
             store: self.set.store.root().to_owned(),
             log: super::log_path(&self.set.logs, instance.id(), attempt),
             checkpoint_every_ms: stage.checkpoint.every.map(|d| d.as_millis() as u64),
+            checkpoint_keep: stage.checkpoint.keep,
         }
     }
 

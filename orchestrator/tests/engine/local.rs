@@ -111,13 +111,16 @@ fn a_stage_that_does_not_listen_is_killed_with_its_process() {
 
 #[test]
 fn an_interrupted_process_keeps_its_checkpoint() {
-    let world = World::new("sprint-flow: 1\nstages: {s: {kind: steps@1, params: {n: 30, ms: 20}}}\n");
+    let world = World::new("sprint-flow: 1\nstages: {s: {kind: steps@1, params: {n: 30, ms: 20}, checkpoint: {keep: 3}}}\n");
     let first = world.run_on(executor(&world), |event, interrupt| {
         if matches!(event, RunEvent::StageProgress { done: 4.., .. }) {
             let _ = interrupt.send(Interrupt::Interrupt);
         }
     });
     assert_eq!(first.unwrap().report.exit, ExitCode::Interrupted);
+    let actions = std::fs::read_dir(world.path("store/private/secret/checkpoints")).unwrap().flatten();
+    let kept: Vec<_> = actions.map(|action| std::fs::read_dir(action.path()).unwrap().count()).collect();
+    assert_eq!(kept, [3], "as many as the workflow says");
     let second = world.run_on(executor(&world), |_, _| {}).unwrap();
     assert_eq!(second.report.exit, ExitCode::Done);
     assert_eq!(world.lines("steps.log").len(), 30);
