@@ -12,7 +12,7 @@
 //! program, so they take no round. Only the client puts them together, beside its output, and refuses the output if they are not 0. The
 //! coefficients are a hash of opened values, so they are independent of what they multiply: a window alarm is missed with
 //! probability 2^-64. A lift alarm, for one value shared in Z_2^R that is off by `c·2^n`, is missed with probability `max(2^-8, 2^{v-(R-n)})^8`
-//! with `2^v` the largest power of two in `c`: 2^-24 where `R - n` is 3, the least of all, and `c` is odd.
+//! with `2^v` the largest power of two in `c`: 2^-16 where `R - n` is 2, the least of all, and `c` is odd.
 
 use sprint_model::{Calibration, Func, Range};
 

@@ -11,7 +11,7 @@
 //! | normalised state `d·r` | 25 | 64 | |
 //! | weight of a public layer | 13 to 16, as its consumer's ring allows | | 64 |
 //! | q, k, opened | 13 (calibrated 12) | 36 (32) | scores below 512 (128) |
-//! | softmax numerators, v, opened | 13 | 38 (by the sum's range) | |
+//! | softmax numerators, v, opened | 13 (calibrated 12) | 38 (by the sum's range) | |
 //! | numerators times v, opened | 10 (7 to 20 by the sum's range) | 12 more | 1024 |
 //! | the sum's inverse, opened | 18 | 21 | 2 |
 //! | scores in the tree of the maximum | 2 | 12 | 512 |
@@ -169,18 +169,18 @@ impl Attention {
     /// one gives some back, so that their ratio is as exact as that of an exponential to its row's sum. The weighted sum of values is below `2^weighted`. Scales do not depend
     /// on the number of tokens, so the weights that read the result are encoded once for programs of all lengths.
     pub(crate) fn of(sum: (f64, f64), most: f64, weighted: u32, scores: (u32, u32), key_mask: f64) -> Self {
-        const F: u32 = 13;
         let large = most.log2().ceil().max(0.0) as u32;
         let small = -(sum.0.log2().floor() as i32).min(3);
         let inverse = 18 + large;
-        // Numerators of small sums have a few bits more, those of large ones, whose rounding is averaged, a bit less.
+        // Values are as fine as queries and keys; numerators of small sums have a few bits more.
         let fine = (small - 2).max(0) as u32;
-        let numerators = F + fine - u32::from(small < 0);
+        let values = scores.0;
+        let numerators = values + fine;
         let context = (10 + small) as u32;
         Self {
             scores,
             numerators,
-            operands: (F, F + numerators + 2 + weighted + large),
+            operands: (values, values + numerators + 2 + weighted + large),
             context: (context, context + 2 + weighted + large),
             inverse: (inverse, inverse + 3 + small.max(0) as u32),
             sum: (sum.0.log2().floor() as i32, sum.1.log2().ceil() as i32),
