@@ -17,7 +17,7 @@
 use sprint_model::{Calibration, Func, Range};
 
 use super::act::Heads;
-use super::{CompileError, Lowering, Precision, Val};
+use super::{Attention, CompileError, Lowering, Precision, Val};
 use crate::fit::{Fit, fourier_on};
 use crate::program::{Fourier, NodeId, Op};
 
@@ -160,7 +160,7 @@ impl Lowering {
         let ceilings = self.ceilings()?;
         let (window, _) = Ceilings::window(ceilings.width, ceilings.mask, ceilings.ring);
         let open = self.open_in_window(x, &window);
-        let fine = self.attention.numerators.saturating_sub(self.attention.operands.0);
+        let fine = self.attention.numerators - Attention::NUMERATORS;
         let bits = self.attention.operands.1 + 2 * super::SERIES + fine - self.attention.numerators;
         Ok(self.series_of(open, ceilings.fit, super::SERIES + fine, bits))
     }

@@ -11,7 +11,8 @@
 //! | normalised state `d·r` | 25 | 64 | |
 //! | weight of a public layer | 13 to 16, as its consumer's ring allows | | 64 |
 //! | q, k, opened | 13 (calibrated 12) | 36 (32) | scores below 512 (128) |
-//! | softmax numerators, v, opened | 13 (calibrated 12) | 38 (by the sum's range) | |
+//! | softmax numerators, opened | 13 | 38 (by the sum's range) | |
+//! | v, opened | 13 (calibrated 12) | the same | |
 //! | numerators times v, opened | 10 (7 to 20 by the sum's range) | 12 more | 1024 |
 //! | the sum's inverse, opened | 18 | 21 | 2 |
 //! | scores in the tree of the maximum | 2 | 12 | 512 |
@@ -162,6 +163,8 @@ pub(crate) struct Attention {
 impl Attention {
     /// Scores below 512.
     const SCORES: (u32, u32) = (13, 36);
+    /// Fractional bits of numerators whose sum is at least 1/4.
+    pub(crate) const NUMERATORS: u32 = 13;
     /// 128 keys of values up to 8, or more keys of smaller values.
     const WEIGHTED: u32 = 10;
 
@@ -172,10 +175,11 @@ impl Attention {
         let large = most.log2().ceil().max(0.0) as u32;
         let small = -(sum.0.log2().floor() as i32).min(3);
         let inverse = 18 + large;
-        // Values are as fine as queries and keys; numerators of small sums have a few bits more.
+        // Values are as fine as queries and keys; numerators of small sums have a few bits more. A bit less of the numerators doubles the
+        // error of roberta-base's logits, one of the values leaves it as it is.
         let fine = (small - 2).max(0) as u32;
         let values = scores.0;
-        let numerators = values + fine;
+        let numerators = Self::NUMERATORS + fine;
         let context = (10 + small) as u32;
         Self {
             scores,
