@@ -15,6 +15,7 @@ pub mod gc;
 pub mod index;
 pub mod manifest;
 pub mod records;
+pub mod remote;
 pub mod runs;
 #[cfg(test)]
 mod scratch;
@@ -23,7 +24,8 @@ pub mod secrecy;
 pub use cas::{Access, BlobRef, BlobWriter, Check, Mismatch, Presence, Store, StoreError, StoreOptions};
 pub use digest::{Digest, Hasher};
 pub use encode::Value;
-pub use manifest::{ArtifactId, FileEntry, Manifest, ManifestBuilder, PublicArtifact};
+pub use manifest::{ArtifactId, FileEntry, Manifest, ManifestBuilder, PublicArtifact, SecretArtifact};
 pub use records::{ActionKey, Lookup, RecordError, ResultId, ResultRecord, StoredResult};
+pub use remote::{Remote, RemoteError, RemoteSpec};
 pub use runs::{AppendLog, Checkpoint, CheckpointBuilder, CheckpointStore, Owner, RunDir, RunId, RunLock};
 pub use secrecy::Secrecy;

@@ -1,8 +1,9 @@
 //! Secrecy labels: who may hold an artifact.
 //!
 //! **Architecture invariant.** The label decides the folder, the folder decides the permissions, and the two parties' shares
-//! never lie in one folder. What may leave this machine is decided by type: only [`PublicArtifact`](crate::manifest::PublicArtifact)
-//! can be handed to a remote, and it exists only for manifests labelled [`Secrecy::Public`].
+//! never lie in one folder. What may leave this machine is decided by type: a [`PublicArtifact`](crate::manifest::PublicArtifact), which
+//! exists only for manifests labelled [`Secrecy::Public`], goes to a remote as it is; a
+//! [`SecretArtifact`](crate::manifest::SecretArtifact) goes sealed to its owner's key. A party's share is neither and stays.
 
 use std::fmt;
 use std::str::FromStr;

@@ -255,6 +255,39 @@ impl PublicArtifact {
     }
 }
 
+/// An artifact that only its owner may hold: it leaves this machine sealed to the owner's key, or not at all.
+///
+/// Invariant: its manifest is labelled [`Secrecy::Secret`]. A party's share is neither this nor a [`PublicArtifact`], so that no
+/// function that sends anything can be given one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretArtifact {
+    id: ArtifactId,
+    manifest: Manifest,
+}
+
+impl SecretArtifact {
+    /// The artifact's name.
+    pub const fn id(&self) -> &ArtifactId {
+        &self.id
+    }
+
+    /// Its manifest.
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+}
+
+impl TryFrom<Manifest> for SecretArtifact {
+    type Error = NotPublic;
+
+    fn try_from(manifest: Manifest) -> Result<Self, Self::Error> {
+        match manifest.secrecy {
+            Secrecy::Secret => Ok(Self { id: manifest.id(), manifest }),
+            secrecy => Err(NotPublic { id: manifest.id(), secrecy }),
+        }
+    }
+}
+
 impl TryFrom<Manifest> for PublicArtifact {
     type Error = NotPublic;
 

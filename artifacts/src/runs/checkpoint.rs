@@ -226,6 +226,23 @@ impl<'a> CheckpointStore<'a> {
         Ok(None)
     }
 
+    /// Sequence, digest and path of the newest, unverified.
+    pub(crate) fn newest(&self) -> Result<Option<(u64, Digest, PathBuf)>, CheckpointError> {
+        Ok(self.list()?.into_iter().next())
+    }
+
+    /// Takes a checkpoint that was offered on another machine, under the same sequence number; verified here.
+    pub(crate) fn import(&self, sequence: u64, expected: &Digest, bytes: Zeroizing<Vec<u8>>) -> Result<u64, CheckpointError> {
+        let actual = Digest::of(&bytes);
+        if actual != *expected {
+            return Err(CheckpointError::Verify { expected: *expected, actual });
+        }
+        let to = self.dir.join(format!("{sequence:010}-{}", expected.to_hex()));
+        self.store.dirs.ensure(&*self.store.files, &self.dir, LABEL.dir_mode())?;
+        self.store.publish(&to, &bytes, LABEL.file_mode(), LABEL.dir_mode())?;
+        Ok(parse(bytes, &self.key)?.step)
+    }
+
     /// Removes all: the action has its result.
     pub fn discard(&self) -> Result<(), CheckpointError> {
         self.store.require_write()?;
