@@ -1,0 +1,56 @@
+//! From the SDK's errors to two questions: will it help to come back later, and what did the service say.
+
+use std::error::Error;
+use std::io;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::RequestId;
+use aws_sdk_s3::primitives::ByteStreamError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use sprint_artifacts::remote::ObjectError;
+
+/// A failed call: what the service answered, if it did, and the error to pass on.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) status: Option<u16>,
+    pub(super) missing_bucket: bool,
+    pub(super) missing_upload: bool,
+    pub(super) error: ObjectError,
+}
+
+pub(super) fn failure<E>(operation: &'static str, name: &str, error: SdkError<E, HttpResponse>) -> Failed
+where
+    E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let status = error.raw_response().map(|r| r.status().as_u16());
+    let code = error.code().map(str::to_owned);
+    let request = error.request_id().map(|id| format!(" (request {id})")).unwrap_or_default();
+    let reason = match (&code, status) {
+        (Some(code), _) => format!("{code}: {}{request}", error.message().unwrap_or("no message")),
+        (None, Some(status)) => format!("HTTP status {status}{request}"),
+        (None, None) => crate::chain(&error),
+    };
+    // What was never answered, was answered with the service's own trouble, or with "slow down". Missing credentials fail before
+    // anything is sent and will not come by waiting.
+    let no_credentials =
+        matches!(&error, SdkError::DispatchFailure(d) if d.is_other()) || matches!(&error, SdkError::ConstructionFailure(_));
+    let later = !no_credentials && status.is_none_or(|s| s >= 500 || s == 429 || s == 408)
+        // Altered on the way, or the clock of a machine that has just woken up.
+        || !no_credentials && matches!(code.as_deref(), Some("BadDigest" | "InvalidDigest" | "RequestTimeout" | "RequestTimeTooSkewed"));
+    let name = name.to_owned();
+    let error = if later {
+        ObjectError::Unavailable { operation, name, reason }
+    } else {
+        ObjectError::Refused { operation, name, reason }
+    };
+    let is = |wanted: &str| code.as_deref() == Some(wanted);
+    Failed { status, missing_bucket: is("NoSuchBucket"), missing_upload: is("NoSuchUpload"), error }
+}
+
+pub(super) fn interrupted(operation: &'static str, name: &str, error: &ByteStreamError) -> ObjectError {
+    ObjectError::Unavailable { operation, name: name.to_owned(), reason: crate::chain(error) }
+}
+
+pub(super) fn local(name: &str, source: io::Error) -> ObjectError {
+    ObjectError::Local { name: name.to_owned(), source }
+}
