@@ -29,6 +29,7 @@ const PREDICTIONS: &str = "stages/src/predictions.rs";
 const PRIVACY: &str = "stages/src/privacy.rs";
 const COST: &str = "stages/src/cost.rs";
 const STORED_MODEL: &str = "stages/src/model.rs";
+const FLEET: &str = "stages/src/fleet";
 const SHARE: &str = "stages/src/share.rs";
 
 const KINDS: &[Kind] = &[
@@ -44,7 +45,7 @@ const KINDS: &[Kind] = &[
         packages: &["sprint-train"],
     },
     Kind { name: "SHARE", sources: &[SHARE, STORED_MODEL, MODEL, KERNEL, MPC_CORE, MPC], packages: &["sprint-mpc"] },
-    Kind { name: "PROVISION", sources: &["stages/src/provision.rs"], packages: &[] },
+    Kind { name: "PROVISION", sources: &["stages/src/provision.rs", FLEET], packages: &[] },
     Kind {
         name: "INFER_CLEAR",
         sources: &["stages/src/infer_clear.rs", DATASET, GLUE, PREDICTIONS, STORED_MODEL, MODEL, CLEAR, TRAIN],
@@ -52,7 +53,7 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         name: "INFER_MPC",
-        sources: &["stages/src/infer_mpc", SHARE, DATASET, GLUE, PREDICTIONS, COST, MODEL, CLEAR, KERNEL, MPC_CORE, MPC],
+        sources: &["stages/src/infer_mpc", FLEET, SHARE, DATASET, GLUE, PREDICTIONS, COST, MODEL, CLEAR, KERNEL, MPC_CORE, MPC],
         packages: &["sprint-clear", "sprint-mpc"],
     },
     Kind { name: "METRICS", sources: &["stages/src/metrics", GLUE, PREDICTIONS, PRIVACY, COST], packages: &["plotters"] },

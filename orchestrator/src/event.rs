@@ -98,6 +98,22 @@ pub enum RunEvent {
         /// How long the attempt took.
         seconds: f64,
     },
+    /// The result and its artifacts are on the remote.
+    StagePushed {
+        /// The instance.
+        stage: InstanceId,
+        /// Objects that were new there.
+        objects: u64,
+        /// Their bytes, before sealing.
+        bytes: u64,
+    },
+    /// The result is here but could not be brought to the remote; the next run tries again.
+    StageNotPushed {
+        /// The instance.
+        stage: InstanceId,
+        /// Why.
+        error: StageError,
+    },
     /// An attempt failed and another follows.
     StageRetrying {
         /// The instance.
@@ -241,6 +257,8 @@ impl RunEvent {
             | Self::StageLog { stage, .. }
             | Self::StageMetrics { stage, .. }
             | Self::StageCommitted { stage, .. }
+            | Self::StagePushed { stage, .. }
+            | Self::StageNotPushed { stage, .. }
             | Self::StageRetrying { stage, .. }
             | Self::StageFailed { stage, .. }
             | Self::StageInterrupted { stage, .. }

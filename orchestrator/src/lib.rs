@@ -21,9 +21,9 @@ mod workflow;
 pub use diagnostic::{Diagnostic, Diagnostics, Source};
 pub use event::{LeaseIntent, OutputRef, RunEvent, RunFinished, RunStatus, StageCounts};
 pub use exec::{
-    Engine, Executor, FailedStage, Failure, Host, InProcessExecutor, Intent, IntentId, IntentState, Interrupt, KeptLease,
-    LocalExecutor, ORPHANED, Operation, Outcome, Report, ReportSender, RetryOn, RunError, RunOptions, RunReport, Stop,
-    worker_main,
+    Connect, Engine, Executor, FailedStage, Failure, Host, InProcessExecutor, Intent, IntentId, IntentState, Interrupt,
+    KeptLease, LocalExecutor, ORPHANED, Operation, Outcome, Report, ReportSender, RetryOn, RunError, RunOptions, RunRemote,
+    RunReport, Stop, worker_main,
 };
 pub use exit::ExitCode;
 pub use journal::{IllegalEvent, JournalError, OpenLease, RunState, StageRecord, StageStatus, next_status};

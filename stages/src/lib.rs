@@ -9,6 +9,7 @@ mod deployed;
 mod download;
 mod errors;
 mod finetune;
+mod fleet;
 mod glue;
 mod infer_clear;
 mod infer_mpc;
@@ -25,6 +26,7 @@ mod testing;
 mod tokenize;
 
 pub use deployed::DeployedModel;
+pub use fleet::{CloudFleet, CloudImage, CloudMachine, CloudRequest};
 pub use infer_mpc::{InferenceJob, InferencePlan, RoleProgram};
 pub use registry::{mpc_role, registry, registry_with};
 

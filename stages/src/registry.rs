@@ -7,7 +7,6 @@ use std::sync::Arc;
 use sprint_mpc::{Role, gate_role_main};
 use sprint_stage_api::{Registry, Stage};
 
-use crate::RoleProgram;
 use crate::download::Download;
 use crate::finetune::Finetune;
 use crate::infer_clear::InferClear;
@@ -16,20 +15,21 @@ use crate::metrics::Metrics;
 use crate::provision::Provision;
 use crate::share::Share;
 use crate::tokenize::Tokenize;
+use crate::{CloudFleet, RoleProgram};
 
 /// Every kind; MPC roles are the running program with the argument `mpc-role`.
 pub fn registry() -> Registry {
-    registry_with(RoleProgram::default())
+    registry_with(RoleProgram::default(), None)
 }
 
-/// Every kind, with MPC roles started as `program` says.
-pub fn registry_with(program: RoleProgram) -> Registry {
+/// Every kind, with MPC roles started as `program` says, and machines of a cloud from `cloud`.
+pub fn registry_with(program: RoleProgram, cloud: Option<Arc<dyn CloudFleet>>) -> Registry {
     let kinds: [Arc<dyn Stage>; 8] = [
         Arc::new(Download::new()),
         Arc::new(Tokenize::new()),
         Arc::new(Finetune::new()),
         Arc::new(Share::new()),
-        Arc::new(Provision::new()),
+        Arc::new(Provision::new(cloud)),
         Arc::new(InferClear::new()),
         Arc::new(InferMpc::new(program)),
         Arc::new(Metrics::new()),

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use serde_json::Value;
 use sprint_artifacts::{ArtifactId, Manifest, Store, StoreOptions};
 use sprint_stage_api::{
-    Ancestor, CheckpointAccess, ContextParts, EventSink, InputArtifact, Inputs, Stage, StageContext, StageError, StageEvent,
-    StageOutputs,
+    Ancestor, CheckpointAccess, ContextParts, EventSink, InputArtifact, Inputs, LeaseTerms, Stage, StageContext, StageError,
+    StageEvent, StageOutputs,
 };
 
 /// A store in a temporary folder and everything else a stage touches.
@@ -130,6 +130,9 @@ impl Bench {
         cancelled: &(dyn Fn() -> bool + Send + Sync),
     ) -> Result<StageOutputs, StageError> {
         stage.run(&StageContext::new(ContextParts {
+            run: "20261122-101530-1a2b3c4d",
+            stage: "stage".to_owned(),
+            lease: LeaseTerms::default(),
             store: &self.store,
             params,
             inputs: &self.inputs,

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sprint_artifacts::remote::RemoteUrl;
 
 /// Runs workflows that fine-tune transformers under differential privacy and serve them under secure multi-party computation.
 #[derive(Debug, Parser)]
@@ -59,6 +60,17 @@ pub(crate) enum Command {
     /// Measure an engine on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// The key that secrets on a remote are sealed to.
+    #[cfg(feature = "aws")]
+    #[command(subcommand)]
+    Remote(RemoteCommand),
+    /// Machines that runs have launched: list them, end them.
+    #[cfg(feature = "aws")]
+    #[command(subcommand)]
+    Cloud(CloudCommand),
+    /// Show what this machine has, and the least that an AWS account must allow.
+    #[cfg(feature = "aws")]
+    Doctor(DoctorArgs),
     /// Runs one stage attempt for the orchestrator.
     #[command(hide = true)]
     StageWorker,
@@ -112,6 +124,23 @@ pub(crate) enum GraphFormat {
     Dot,
 }
 
+/// Where results are kept for other machines; what is given here goes before the workflow's `remote:`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RemoteArgs {
+    /// Look for results there too, and bring them there.
+    #[arg(long, env = "SPRINT_FLOW_REMOTE", value_name = "s3://BUCKET/PREFIX")]
+    pub(crate) remote: Option<RemoteUrl>,
+    /// The address of a service other than AWS that speaks S3; AWS_ENDPOINT_URL is read too.
+    #[arg(long, env = "SPRINT_FLOW_REMOTE_ENDPOINT", value_name = "URL")]
+    pub(crate) remote_endpoint: Option<String>,
+    /// Seal secrets to this age public key; without one they stay on this machine.
+    #[arg(long, env = "SPRINT_FLOW_RECIPIENT", value_name = "age1…", value_delimiter = ',')]
+    pub(crate) recipient: Vec<String>,
+    /// The file with the age secret key that opens what was sealed.
+    #[arg(long, env = "SPRINT_FLOW_IDENTITY", value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+}
+
 /// `run`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
@@ -121,6 +150,9 @@ pub(crate) struct RunArgs {
     /// The store.
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// The remote.
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
     /// Run only these stages and what they need, such as `finetune[task=sst2]`.
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) only: Vec<String>,
@@ -170,6 +202,9 @@ pub(crate) struct ResumeArgs {
     /// The store.
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// The remote.
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
     /// At most this many stages at once.
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
@@ -254,6 +289,65 @@ pub(crate) struct GcArgs {
     /// Print JSON for machines.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `remote`.
+#[cfg(feature = "aws")]
+#[derive(Debug, Subcommand)]
+pub(crate) enum RemoteCommand {
+    /// Make a key; prints the public half, which `--recipient` takes, and writes the secret half, which `--identity` takes.
+    Keygen {
+        /// The new file for the secret half. Keep a copy elsewhere: without it nothing that was sealed can be opened.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// `cloud`.
+#[cfg(feature = "aws")]
+#[derive(Debug, Subcommand)]
+pub(crate) enum CloudCommand {
+    /// List machines that may still cost money, of every store and run. Exit 8 if there are any.
+    Ls(CloudArgs),
+    /// End machines whose lease has expired (a dry run unless --apply), and what stands around them.
+    Reap {
+        /// Where to look.
+        #[command(flatten)]
+        cloud: CloudArgs,
+        /// Also those that have not expired: runs that use them will fail.
+        #[arg(long)]
+        all: bool,
+        /// End them, rather than say which.
+        #[arg(long)]
+        apply: bool,
+    },
+}
+
+/// Where to look for machines.
+#[cfg(feature = "aws")]
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CloudArgs {
+    /// A region to look at, once for each; the one of the user's settings if none is given.
+    #[arg(long, value_name = "REGION")]
+    pub(crate) region: Vec<String>,
+    /// The address of a service other than AWS.
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// Print JSON for machines.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `doctor`.
+#[cfg(feature = "aws")]
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print the policy document alone.
+    #[arg(long)]
+    pub(crate) policy: bool,
+    /// Include this remote in the policy.
+    #[arg(long, value_name = "s3://BUCKET/PREFIX")]
+    pub(crate) remote: Option<RemoteUrl>,
 }
 
 /// `privacy`.

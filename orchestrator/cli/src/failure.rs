@@ -14,6 +14,10 @@ impl Code {
     pub(crate) const LOCKED: Self = Self(5);
     pub(crate) const INTEGRITY: Self = Self(6);
     pub(crate) const REFUSED: Self = Self(7);
+    #[cfg(feature = "aws")]
+    pub(crate) const CLOUD_RESOURCES: Self = Self(8);
+    #[cfg(feature = "aws")]
+    pub(crate) const REMOTE_UNAVAILABLE: Self = Self(9);
 
     pub(crate) const fn new(code: u8) -> Self {
         Self(code)

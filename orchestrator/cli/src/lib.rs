@@ -1,6 +1,8 @@
 //! The command line of sprint-flow: arguments, progress, diagnostics and exit codes over the libraries.
 
 mod args;
+#[cfg(feature = "aws")]
+mod cloud;
 mod cmd;
 mod context;
 mod diagnostic;

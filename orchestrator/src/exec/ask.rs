@@ -2,11 +2,12 @@
 
 use std::sync::OnceLock;
 
-use sprint_artifacts::{Check, ResultRecord, Store};
+use sprint_artifacts::{Check, Remote, ResultRecord, Store};
 use sprint_stage_api::{CachePolicy, StageError};
 
 use super::claim::Claim;
 use super::commit::record_error;
+use super::remote::pull;
 use crate::plan::{Found, History, Keyed, look_up, reasons};
 use crate::workflow::Workflow;
 
@@ -29,6 +30,7 @@ pub(super) struct Asked<'a> {
     pub(super) run: &'a str,
     pub(super) index: usize,
     pub(super) keyed: &'a Keyed,
+    pub(super) remote: Option<&'a Remote>,
 }
 
 impl Asked<'_> {
@@ -51,6 +53,13 @@ impl Asked<'_> {
             }
             // What another run committed before this one had the claim.
             if let Found::Hit(record) = look()? {
+                return Ok(Answer::Hit(record));
+            }
+            // What another machine has computed.
+            if let Some(remote) = self.remote
+                && pull(remote, self.store, &self.keyed.key)?
+                && let Found::Hit(record) = look()?
+            {
                 return Ok(Answer::Hit(record));
             }
         }

@@ -3,16 +3,20 @@
 use std::fs::{self, File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sprint_artifacts::{ActionKey, CheckpointBuilder, CheckpointStore, Store, StoreError};
+use sprint_artifacts::{ActionKey, CheckpointBuilder, CheckpointStore, Remote, Store, StoreError};
 use sprint_stage_api::{
-    CheckpointAccess, ContextParts, ErrorClass, EventSink, Registry, Stage, StageContext, StageError, StageEvent, StageOutputs,
+    CheckpointAccess, ContextParts, Effect, ErrorClass, EventSink, LedgerMirror, Registry, Stage, StageContext, StageError,
+    StageEvent, StageOutputs,
 };
 
 use super::claim::{create_private, ledger_dir};
 use super::executor::{Operation, Outcome};
 use super::protocol::Request;
+use super::remote::{Courier, Mirror, remote_error};
 
 /// The name of the one file in a bundle.
 const BUNDLE: &str = "bundle";
@@ -27,6 +31,7 @@ pub(super) fn perform(
     request: &Request,
     registry: &Registry,
     store: &Store,
+    remote: Option<&Arc<Remote>>,
     events: &dyn EventSink,
     cancelled: Cancelled<'_>,
 ) -> Outcome {
@@ -42,7 +47,29 @@ pub(super) fn perform(
         Ok(lock) => lock,
         Err(error) => return Outcome::Failed(error),
     };
-    let outcome = with_scratch(store, |scratch| call(&**stage, request, store, &state, scratch, events, cancelled));
+    // Randomness that is used once, and machines, are this machine's own affair.
+    let goes_on_elsewhere = matches!(stage.spec().effect, Effect::Pure | Effect::SpendsPrivacy);
+    // Without the owner's key no checkpoint leaves, so nobody goes on elsewhere.
+    let remote = remote.filter(|r| r.seals() && request.operation == Operation::Run && goes_on_elsewhere);
+    if let Err(error) = remote.map_or(Ok(()), |remote| state.restore(remote, events)) {
+        return Outcome::Failed(error);
+    }
+    let outcome = std::thread::scope(|scope| {
+        let courier = remote.map(|remote| Courier::start(scope, remote, store, request.key, &state.ledger, events));
+        let checkpoints = Checkpoints {
+            state: &state,
+            every: request.checkpoint_every_ms.map(Duration::from_millis),
+            keep: request.checkpoint_keep,
+            remote,
+            courier: courier.as_ref().map(Courier::orders).map(Mutex::new),
+        };
+        let outcome = with_scratch(store, |scratch| call(&**stage, request, store, &checkpoints, scratch, events, cancelled));
+        drop(checkpoints);
+        if let Some(courier) = courier {
+            courier.finish();
+        }
+        outcome
+    });
     drop(lock);
     match outcome {
         Ok(outputs) => Outcome::Done(outputs.iter().map(|(port, id)| (port.to_owned(), *id)).collect()),
@@ -54,14 +81,15 @@ fn call(
     stage: &dyn Stage,
     request: &Request,
     store: &Store,
-    state: &ActionState<'_>,
+    checkpoints: &Checkpoints<'_>,
     scratch: &Path,
     events: &dyn EventSink,
     cancelled: Cancelled<'_>,
 ) -> Result<StageOutputs, StageError> {
-    let checkpoints =
-        Checkpoints { state, every: request.checkpoint_every_ms.map(Duration::from_millis), keep: request.checkpoint_keep };
     let ctx = StageContext::new(ContextParts {
+        run: &request.run,
+        stage: request.stage.to_string(),
+        lease: request.lease,
         store,
         params: &request.params,
         inputs: &request.inputs,
@@ -70,7 +98,7 @@ fn call(
         attempt: request.attempt,
         axes: &request.axes,
         events,
-        checkpoints: &checkpoints,
+        checkpoints,
         cancelled,
         env: &request.env,
         base: request.base.clone(),
@@ -153,6 +181,22 @@ impl<'a> ActionState<'a> {
         Ok(Self { store, key, ledger: ledger_dir(store, key)? })
     }
 
+    /// Brings this machine up to date with what others did on the same action.
+    fn restore(&self, remote: &Remote, events: &dyn EventSink) -> Result<(), StageError> {
+        let restored = remote.restore(self.store, self.key, &self.ledger).map_err(|e| remote_error(&e))?;
+        let say = |line: String| events.emit(StageEvent::Log { line });
+        if let Some(sequence) = restored.checkpoint {
+            say(format!("checkpoint {sequence} of another machine was taken from the remote"));
+        }
+        if restored.ledger_bytes > 0 {
+            say(format!("{} bytes of privacy charges of another machine were taken from the remote", restored.ledger_bytes));
+        }
+        if restored.locked {
+            say("the remote has checkpoints that cannot be opened without the identity".to_owned());
+        }
+        Ok(())
+    }
+
     /// Takes the action for this process. Another one has it only while the worker of a dead orchestrator has not noticed yet.
     fn acquire(&self, events: &dyn EventSink, cancelled: Cancelled<'_>) -> Result<File, StageError> {
         let path = self.ledger.with_extension("lock");
@@ -189,6 +233,8 @@ struct Checkpoints<'a> {
     state: &'a ActionState<'a>,
     every: Option<Duration>,
     keep: u32,
+    remote: Option<&'a Arc<Remote>>,
+    courier: Option<Mutex<Sender<()>>>,
 }
 
 impl CheckpointAccess for Checkpoints<'_> {
@@ -199,10 +245,18 @@ impl CheckpointAccess for Checkpoints<'_> {
 
     fn offer(&self, bundle: &[u8]) -> Result<(), StageError> {
         let builder = CheckpointBuilder::new(0).bytes(BUNDLE, bundle);
-        CheckpointStore::for_key(self.state.store, self.state.key)
-            .keeping(self.keep as usize)
-            .offer(&builder)
-            .map_err(|e| checkpoint_error(&e))
+        let store = CheckpointStore::for_key(self.state.store, self.state.key).keeping(self.keep as usize);
+        store.offer(&builder).map_err(|e| checkpoint_error(&e))?;
+        if let Some(courier) = &self.courier {
+            // The courier outlives this; without it the checkpoint is safe on this machine.
+            let _ = courier.lock().unwrap_or_else(PoisonError::into_inner).send(());
+        }
+        Ok(())
+    }
+
+    fn ledger_mirror(&self) -> Option<Arc<dyn LedgerMirror>> {
+        let remote = self.remote?.clone();
+        Some(Arc::new(Mirror { remote, key: self.state.key }))
     }
 
     fn ledger_dir(&self) -> &Path {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sprint_artifacts::encode::Value;
 use sprint_artifacts::{
-    ArtifactId, Check, CheckpointStore, Manifest, Presence, RecordError, ResultId, ResultRecord, Store, StoreError,
+    ArtifactId, Check, CheckpointStore, Manifest, Presence, RecordError, Remote, ResultId, ResultRecord, Store, StoreError,
 };
 use sprint_stage_api::{ErrorClass, StageError, StageSpec};
 
@@ -12,7 +12,12 @@ use super::attempt::{chain, store_class};
 
 /// Verifies the outputs against the kind's ports and their own digests, and writes the result record. Checkpoints of the action are
 /// discarded after that: they are not needed any more.
-pub(super) fn commit(store: &Store, spec: &StageSpec, mut record: ResultRecord) -> Result<ResultId, StageError> {
+pub(super) fn commit(
+    store: &Store,
+    remote: Option<&Remote>,
+    spec: &StageSpec,
+    mut record: ResultRecord,
+) -> Result<(ResultId, Box<ResultRecord>), StageError> {
     let manifests = verify_outputs(store, spec, &record.outputs)?;
     record.private = manifests.iter().all(|m| m.meta().get("private") != Some(&Value::Bool(false)));
     let result = store.commit_result(&record).map_err(|e| record_error(&e))?;
@@ -20,7 +25,10 @@ pub(super) fn commit(store: &Store, spec: &StageSpec, mut record: ResultRecord) 
     if let Err(error) = CheckpointStore::for_key(store, record.key()).discard() {
         tracing::warn!(stage = record.stage, error = chain(&error), "checkpoints could not be discarded");
     }
-    Ok(result)
+    if let Some(Err(error)) = remote.filter(|r| r.seals()).map(|r| r.discard_checkpoints(&record.key())) {
+        tracing::warn!(stage = record.stage, error = chain(&error), "checkpoints on the remote could not be discarded");
+    }
+    Ok((result, Box::new(record)))
 }
 
 fn verify_outputs(store: &Store, spec: &StageSpec, outputs: &BTreeMap<String, ArtifactId>) -> Result<Vec<Manifest>, StageError> {

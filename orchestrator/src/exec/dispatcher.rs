@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use sprint_artifacts::remote::Pushed;
 use sprint_artifacts::{ActionKey, ResultId, ResultRecord, Store};
 use sprint_stage_api::{CachePolicy, ErrorClass, StageError, StageEvent};
 use tokio::sync::{Semaphore, mpsc};
@@ -18,6 +19,7 @@ use super::executor::{Executor, IntentId, Outcome, Report, ReportSender, Stop};
 use super::lease::Leases;
 use super::limits::Capacity;
 use super::node::{Node, Phase};
+use super::remote::{RunRemote, push};
 use super::retry::{Failure, next_attempt};
 use super::{Host, Interrupt};
 use crate::event::RunEvent;
@@ -36,6 +38,7 @@ pub(super) struct Setting {
     pub(super) keep_going: bool,
     pub(super) salt: String,
     pub(super) grace: Duration,
+    pub(super) remote: Option<RunRemote>,
 }
 
 /// What other tasks tell the dispatcher.
@@ -43,7 +46,9 @@ pub(super) enum Message {
     /// The store was asked about an instance.
     Evaluated { index: usize, answer: Result<Answer, StageError> },
     /// A result was verified and recorded, or could not be.
-    Committed { index: usize, result: Result<ResultId, StageError>, seconds: f64 },
+    Committed { index: usize, result: Result<(ResultId, Box<ResultRecord>), StageError>, seconds: f64 },
+    /// A result was brought to the remote, or could not be.
+    Pushed { index: usize, result: Result<(Pushed, Option<String>), StageError> },
 }
 
 /// How often the result of another run is looked for.
@@ -58,6 +63,8 @@ pub(super) enum Timer {
     AskAgain(usize),
     Timeout(usize, IntentId),
     Kill(IntentId),
+    /// What an instance holds was looked at long enough.
+    GiveBack(usize),
 }
 
 pub(super) struct Dispatcher {
@@ -76,6 +83,10 @@ pub(super) struct Dispatcher {
     pub(super) leases: Leases,
     pub(super) stopping: Option<Interrupt>,
     pub(super) some_failed: bool,
+    /// Results on their way to the remote.
+    pushing: usize,
+    /// Results that could not be brought there.
+    pub(super) unpushed: Vec<(InstanceId, StageError)>,
     /// The instance that works, or worked, on each key.
     pub(super) leaders: BTreeMap<ActionKey, usize>,
     /// Whether something happened that may let instances move.
@@ -111,6 +122,8 @@ impl Dispatcher {
             leases: Leases::default(),
             stopping: None,
             some_failed: false,
+            pushing: 0,
+            unpushed: Vec::new(),
             leaders: BTreeMap::new(),
             moved: true,
             turns,
@@ -186,7 +199,7 @@ impl Dispatcher {
 
     /// Whether nothing is under way and nothing can start.
     fn is_over(&self) -> bool {
-        self.nodes.iter().all(|n| n.phase.is_over()) && self.leases.are_settled()
+        self.nodes.iter().all(|n| n.phase.is_over()) && self.leases.are_settled() && self.pushing == 0
     }
 
     /// Does something that takes time on another thread, as many at once as there are processors.
@@ -212,8 +225,10 @@ impl Dispatcher {
         self.nodes[index].phase = Phase::Evaluating;
         let (workflow, store) = (self.set.workflow.clone(), self.set.store.clone());
         let (run, history, messages) = (self.set.run.clone(), self.history.clone(), self.messages.clone());
+        let remote = self.set.remote.as_ref().map(|r| r.remote.clone());
         self.aside(move || {
-            let asked = Asked { workflow: &workflow, store: &store, run: &run, index, keyed: &keyed };
+            let remote = remote.as_deref();
+            let asked = Asked { workflow: &workflow, store: &store, run: &run, index, keyed: &keyed, remote };
             let _ = messages.send(Message::Evaluated { index, answer: asked.answer(&history) });
         });
     }
@@ -222,8 +237,12 @@ impl Dispatcher {
         self.moved = true;
         match message {
             Message::Evaluated { index, answer } => self.on_answer(index, answer),
-            Message::Committed { index, result: Ok(result), seconds } => self.on_committed(index, result, seconds),
+            Message::Committed { index, result: Ok((result, record)), seconds } => {
+                self.push(index, *record);
+                self.on_committed(index, result, seconds)
+            }
             Message::Committed { index, result: Err(error), .. } => self.on_failure(index, error),
+            Message::Pushed { index, result } => self.on_pushed(index, result),
         }
     }
 
@@ -257,8 +276,8 @@ impl Dispatcher {
         node.identity = Some(crate::plan::Outputs::Artifacts(record.outputs.clone()));
         node.artifacts.clone_from(&record.outputs);
         node.seconds = record.metrics.get(SECONDS).copied();
-        let key = record.key();
-        let key = Some(key);
+        let key = Some(record.key());
+        self.push(index, record.clone());
         self.emit(RunEvent::StageHit { stage: self.id(index), key, outputs: record.outputs })
     }
 
@@ -337,11 +356,44 @@ impl Dispatcher {
             metrics,
             private: true,
         };
+        let remote = self.set.remote.as_ref().map(|r| r.remote.clone());
         self.aside(move || {
             let spec = workflow.stage_of(&workflow.instances()[index]).kind().spec();
-            let result = commit(&store, spec, record);
+            let result = commit(&store, remote.as_deref(), spec, record);
             let _ = messages.send(Message::Committed { index, result, seconds });
         });
+    }
+
+    /// Brings a result to the remote, if there is one and results of this kind stand in elsewhere.
+    fn push(&mut self, index: usize, record: ResultRecord) {
+        let shared = self.set.workflow.stage_of(&self.set.workflow.instances()[index]).cache() == CachePolicy::Always;
+        let Some(RunRemote { remote, .. }) = self.set.remote.clone().filter(|_| shared) else { return };
+        self.pushing += 1;
+        let (store, messages) = (self.set.store.clone(), self.messages.clone());
+        self.aside(move || {
+            let result = push(&remote, &store, &record);
+            let _ = messages.send(Message::Pushed { index, result });
+        });
+    }
+
+    fn on_pushed(&mut self, index: usize, result: Result<(Pushed, Option<String>), StageError>) -> Result<(), JournalError> {
+        self.pushing -= 1;
+        let stage = self.id(index);
+        match result {
+            Ok((pushed, line)) => {
+                if let Some(line) = line {
+                    self.emit(RunEvent::StageLog { stage: stage.clone(), line })?;
+                }
+                if pushed.objects == 0 {
+                    return Ok(());
+                }
+                self.emit(RunEvent::StagePushed { stage, objects: pushed.objects, bytes: pushed.bytes })
+            }
+            Err(error) => {
+                self.unpushed.push((stage.clone(), error.clone()));
+                self.emit(RunEvent::StageNotPushed { stage, error })
+            }
+        }
     }
 
     fn on_committed(&mut self, index: usize, result: ResultId, seconds: f64) -> Result<(), JournalError> {
@@ -417,6 +469,8 @@ impl Dispatcher {
                     self.cancel(&id);
                 }
                 Timer::Kill(id) => self.set.executor.cancel(&id, Stop::Now),
+                // Every pass looks at leases anyway.
+                Timer::GiveBack(_) => {}
             }
         }
     }

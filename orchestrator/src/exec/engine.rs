@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sprint_artifacts::runs::RunError as RunDirError;
 use sprint_artifacts::{ArtifactId, Owner, RunDir, RunId, Secrecy, Store};
-use sprint_stage_api::ErrorClass;
+use sprint_stage_api::{ErrorClass, StageError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use super::executor::Executor;
 use super::lease::{KeptLease, reap};
 use super::limits::Capacity;
 use super::node::{Node, Phase};
+use super::remote::RunRemote;
 use super::retry::Failure;
 use crate::event::{OutputRef, RunEvent, RunFinished, RunStatus, StageCounts};
 use crate::exit::ExitCode;
@@ -100,6 +101,8 @@ pub struct RunReport {
     pub failures: Vec<FailedStage>,
     /// What may still be running elsewhere.
     pub kept_leases: Vec<KeptLease>,
+    /// Results that are here but could not be brought to the remote; the next run tries again.
+    pub unpushed: Vec<(InstanceId, StageError)>,
 }
 
 /// Why a run did not come to an end.
@@ -153,12 +156,20 @@ pub struct Engine {
     store: Arc<Store>,
     executor: Arc<dyn Executor>,
     host: Host,
+    remote: Option<RunRemote>,
 }
 
 impl Engine {
     /// Runs on `store`, attempts by `executor`.
     pub fn new(store: Arc<Store>, executor: Arc<dyn Executor>, host: Host) -> Self {
-        Self { store, executor, host }
+        Self { store, executor, host, remote: None }
+    }
+
+    /// Looks for results on a remote too, and brings them there.
+    #[must_use]
+    pub fn with_remote(mut self, remote: Option<RunRemote>) -> Self {
+        self.remote = remote;
+        self
     }
 
     /// Runs a workflow. An unfinished run of the same workflow is continued: what it finished is found, what it had begun goes on
@@ -237,6 +248,7 @@ impl Engine {
             keep_going: options.keep_going,
             salt: options.salt.clone(),
             grace: options.grace,
+            remote: self.remote.clone(),
         };
         let capacity = Capacity::new(workflow.limits(), self.host.cpus, options.jobs);
         let mut dispatcher = Dispatcher::new(setting, nodes, journal, capacity, events);
@@ -245,6 +257,9 @@ impl Engine {
         dispatcher.run(&mut interrupts).await?;
         let mut report = Outcome { dispatcher: &dispatcher, workflow: &workflow, run: run.id() }.report(began.elapsed(), options);
         report.kept_leases.extend(kept);
+        if report.exit == ExitCode::Done && !report.unpushed.is_empty() {
+            report.exit = ExitCode::RemoteUnavailable;
+        }
         if !report.kept_leases.is_empty() {
             report.exit = ExitCode::CloudResources;
         }
@@ -306,7 +321,8 @@ impl Outcome<'_> {
             stages: counts,
             outputs: self.outputs(),
         };
-        RunReport { finished, exit, failures, kept_leases: self.dispatcher.leases.kept.clone() }
+        let kept_leases = self.dispatcher.leases.kept.clone();
+        RunReport { finished, exit, failures, kept_leases, unpushed: self.dispatcher.unpushed.clone() }
     }
 
     fn failures(&self) -> Vec<FailedStage> {

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sprint_artifacts::remote::RemoteSpec;
 use sprint_artifacts::{ActionKey, ArtifactId};
-use sprint_stage_api::{Ancestor, Inputs, StageError, StageEvent};
+use sprint_stage_api::{Ancestor, Inputs, LeaseTerms, StageError, StageEvent};
 use tokio::sync::mpsc;
 
 use crate::workflow::InstanceId;
@@ -88,6 +89,10 @@ pub struct Intent {
     pub checkpoint_every_ms: Option<u64>,
     /// How many checkpoints stay.
     pub checkpoint_keep: u32,
+    /// How long what it holds outside may be held.
+    pub lease: LeaseTerms,
+    /// Where its checkpoints go and come from.
+    pub remote: Option<Arc<RemoteSpec>>,
 }
 
 /// How an attempt ended.

@@ -61,7 +61,9 @@ impl Executor for InProcessExecutor {
         std::thread::spawn(move || {
             let sink = Sink { id: intent.id.clone(), reports };
             let outcome = match Store::open(&intent.store, StoreOptions::read_write().index(false)) {
-                Ok(store) => perform(&Request::of(&intent), &registry, &store, &sink, &|| cancelled.load(Ordering::Relaxed)),
+                Ok(store) => {
+                    perform(&Request::of(&intent), &registry, &store, None, &sink, &|| cancelled.load(Ordering::Relaxed))
+                }
                 Err(e) => Outcome::Failed(StageError::new(store_class(&e), chain(&e))),
             };
             Self::end(&running, &intent.id, outcome);

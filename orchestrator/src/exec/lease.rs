@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sprint_artifacts::{RunDir, Store};
-use sprint_stage_api::StageError;
+use sprint_stage_api::{LeaseTerms, StageError};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{Dispatcher, Timer};
 use super::executor::{Executor, Intent, IntentId, Operation, Outcome, Report};
 use super::node::Phase;
 use super::{Host, log_path};
@@ -32,6 +33,8 @@ pub(super) struct Leases {
 struct Held {
     attempt: u32,
     tries: u32,
+    /// Until when it is kept for a look after a failure.
+    keep_until: Option<Instant>,
 }
 
 /// Something a stage still holds.
@@ -47,7 +50,7 @@ pub struct KeptLease {
 
 impl Leases {
     pub(super) fn hold(&mut self, index: usize, attempt: u32) {
-        self.held.insert(index, Held { attempt, tries: 0 });
+        self.held.insert(index, Held { attempt, tries: 0, keep_until: None });
     }
 
     pub(super) fn is_releasing(&self, id: &IntentId) -> bool {
@@ -71,9 +74,33 @@ impl Dispatcher {
         let idle = |index: &usize| !self.leases.releasing.values().any(|i| i == index);
         let ready: Vec<usize> = ready.into_iter().filter(idle).collect();
         for index in ready {
-            self.release(index)?;
+            if !self.is_kept_for_a_look(index)? {
+                self.release(index)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether what an instance holds stays up for a while because something that used it failed (`keep_on_failure`). Stopping the run
+    /// ends that.
+    fn is_kept_for_a_look(&mut self, index: usize) -> Result<bool, JournalError> {
+        let instance = &self.set.workflow.instances()[index];
+        let terms = self.set.workflow.stage_of(instance).lease();
+        let Some(keep) = terms.and_then(|l| l.keep_on_failure).filter(|_| self.stopping.is_none()) else { return Ok(false) };
+        if !instance.consumers.iter().any(|c| self.nodes[*c].phase == Phase::Failed) {
+            return Ok(false);
+        }
+        let held = self.leases.held.get_mut(&index).expect("only held leases are released");
+        if let Some(until) = held.keep_until {
+            return Ok(Instant::now() < until);
+        }
+        let until = Instant::now() + keep;
+        held.keep_until = Some(until);
+        self.timers.insert((until, Timer::GiveBack(index)));
+        let line =
+            format!("kept for a look for {keep:?}, because a stage that uses it failed; stopping the run gives it back at once");
+        self.emit(RunEvent::StageLog { stage: self.id(index), line })?;
+        Ok(true)
     }
 
     fn release(&mut self, index: usize) -> Result<(), JournalError> {
@@ -150,6 +177,9 @@ fn release_intent(
         log: log_path(logs, stage, lease.attempt).with_extension("release.log"),
         checkpoint_every_ms: None,
         checkpoint_keep: 1,
+        // What was taken is given back whatever its terms were.
+        lease: LeaseTerms::default(),
+        remote: None,
     }
 }
 

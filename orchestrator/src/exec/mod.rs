@@ -13,6 +13,7 @@ mod limits;
 mod local;
 mod node;
 mod protocol;
+mod remote;
 mod retry;
 mod schedule;
 mod worker;
@@ -23,5 +24,6 @@ pub use executor::{Executor, Intent, IntentId, IntentState, Operation, Outcome, 
 pub use in_process::InProcessExecutor;
 pub use lease::KeptLease;
 pub use local::LocalExecutor;
+pub use remote::{Connect, RunRemote};
 pub use retry::{Failure, RetryOn};
 pub use worker::{ORPHANED, worker_main};

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sprint_artifacts::remote::RemoteSpec;
 use sprint_artifacts::{ActionKey, ArtifactId};
-use sprint_stage_api::{Ancestor, Inputs, StageError, StageEvent};
+use sprint_stage_api::{Ancestor, Inputs, LeaseTerms, StageError, StageEvent};
 
 use super::executor::{Intent, Operation};
 use crate::workflow::InstanceId;
@@ -41,6 +42,8 @@ pub(super) struct Request {
     pub(super) store: PathBuf,
     pub(super) checkpoint_every_ms: Option<u64>,
     pub(super) checkpoint_keep: u32,
+    pub(super) lease: LeaseTerms,
+    pub(super) remote: Option<RemoteSpec>,
 }
 
 impl Request {
@@ -64,6 +67,8 @@ impl Request {
             store: intent.store.clone(),
             checkpoint_every_ms: intent.checkpoint_every_ms,
             checkpoint_keep: intent.checkpoint_keep,
+            lease: intent.lease,
+            remote: intent.remote.as_deref().cloned(),
         }
     }
 }

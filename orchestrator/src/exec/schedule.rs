@@ -11,6 +11,7 @@ use super::node::{Attempt, Phase};
 use crate::event::{LeaseIntent, RunEvent};
 use crate::journal::JournalError;
 use crate::plan::{Outputs, key_of};
+use crate::workflow::Lease;
 
 impl Dispatcher {
     /// Moves every instance as far as it can go now. Keys and failures travel with the order of instances, demand against it, so
@@ -194,6 +195,8 @@ impl Dispatcher {
             log: super::log_path(&self.set.logs, instance.id(), attempt),
             checkpoint_every_ms: stage.checkpoint.every.map(|d| d.as_millis() as u64),
             checkpoint_keep: stage.checkpoint.keep,
+            lease: stage.lease().map(Lease::terms).unwrap_or_default(),
+            remote: self.set.remote.as_ref().map(|r| r.spec.clone()),
         }
     }
 

@@ -11,6 +11,7 @@ use sprint_stage_api::{EventSink, Registry, StageError, StageEvent};
 use super::attempt::{chain, perform, store_class};
 use super::executor::Outcome;
 use super::protocol::{Control, MAX_LINE, Request, Say, VERSION, line};
+use super::remote::Connect;
 
 /// How often progress is told at most.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
@@ -18,11 +19,17 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 /// The exit status of a worker whose orchestrator is gone.
 pub const ORPHANED: i32 = 86;
 
-/// Runs the one attempt described on `input`, reports on `output`, and returns the process' exit status.
+/// Runs the one attempt described on `input`, reports on `output`, and returns the process' exit status. `connect` opens the remote, if
+/// the run has one.
 ///
 /// From then on a thread watches `input`. When it ends, the orchestrator is gone, by whatever signal, and the process exits at once:
 /// the kernel closes its pipes, so that processes it started by the same rule end too. Nothing is ever left behind.
-pub fn worker_main(registry: &Registry, input: impl Read + Send + 'static, output: impl Write + Send + 'static) -> i32 {
+pub fn worker_main(
+    registry: &Registry,
+    connect: &Connect,
+    input: impl Read + Send + 'static,
+    output: impl Write + Send + 'static,
+) -> i32 {
     let mut input = BufReader::new(input);
     let out = Output { pipe: Mutex::new(Box::new(output)), progress: Mutex::new(None) };
     let request = match read_request(&mut input) {
@@ -36,7 +43,10 @@ pub fn worker_main(registry: &Registry, input: impl Read + Send + 'static, outpu
     let cancelled = Arc::new(AtomicBool::new(false));
     watch(input, cancelled.clone());
     let outcome = match Store::open(&request.store, StoreOptions::read_write().index(false)) {
-        Ok(store) => perform(&request, registry, &store, &out, &|| cancelled.load(Ordering::Relaxed)),
+        Ok(store) => match request.remote.as_ref().map(|spec| connect(spec).map(Arc::new)).transpose() {
+            Ok(remote) => perform(&request, registry, &store, remote.as_ref(), &out, &|| cancelled.load(Ordering::Relaxed)),
+            Err(message) => Outcome::Failed(StageError::permanent(format!("the remote cannot be opened: {message}"))),
+        },
         Err(e) => Outcome::Failed(StageError::new(store_class(&e), chain(&e))),
     };
     out.say(&match outcome {

@@ -73,7 +73,20 @@ pub(crate) const WORKFLOW: &[Field] = &[
         json!({"type": "object", "additionalProperties": {"anyOf": values}})
     }),
     field("limits", "What the stages running at once may use together.", || object(LIMITS)),
+    field(
+        "remote",
+        "Where results are kept for other machines: `s3://bucket/prefix`, or a mapping.",
+        || json!({"anyOf": [{"type": "string", "pattern": "^s3://"}, object(REMOTE)]}),
+    ),
     field("stages", "The stages by name.", || json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/stage"}})),
+];
+
+pub(crate) const REMOTE: &[Field] = &[
+    field("url", "`s3://bucket/prefix`.", string),
+    field("endpoint", "The address of a service other than AWS that speaks S3.", string),
+    field("region", "The service's region.", string),
+    field("recipients", "age public keys that secrets are sealed to; without one, secrets stay on the machine.", names),
+    field("identity", "The file with the age secret key that opens them, where it is at hand.", string),
 ];
 
 pub(crate) const LIMITS: &[Field] =

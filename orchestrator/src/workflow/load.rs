@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use sprint_artifacts::remote::RemoteSpec;
 use sprint_artifacts::{Digest, encode};
 use sprint_stage_api::{CachePolicy, Effect, ParamProblem, Registry, Stage};
 
@@ -73,6 +74,7 @@ pub struct Workflow {
     name: String,
     inputs: WorkflowInputs,
     limits: Limits,
+    remote: Option<RemoteSpec>,
     axes: Vec<Axis>,
     stages: Vec<StageDef>,
     instances: Vec<Instance>,
@@ -232,9 +234,17 @@ impl Workflow {
             return Err(Diagnostics::new(sources, problems));
         };
         let expansion = Expansion { doc: &doc, axes: &axes, linked: &linked }.expand(params_of);
+        check_budget(&doc, &expansion, &mut problems);
+        if !problems.is_empty() {
+            return Err(Diagnostics::new(sources, problems));
+        }
         let stages = define_stages(doc.stages, &linked);
         let resolved = serde_yaml::to_string(&root.to_yaml()).expect("plain values have a YAML form");
-        Ok(Self { name: doc.name, inputs, limits: doc.limits, axes, stages, instances: expansion, resolved })
+        let remote = doc.remote.map(|mut remote| {
+            remote.identity = remote.identity.map(|path| inputs.base.join(path));
+            remote
+        });
+        Ok(Self { name: doc.name, inputs, limits: doc.limits, remote, axes, stages, instances: expansion, resolved })
     }
 
     /// The workflow's name.
@@ -255,6 +265,11 @@ impl Workflow {
     /// What the stages running at once may use together.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Where results are kept for other machines; an identity's path is absolute.
+    pub fn remote(&self) -> Option<&RemoteSpec> {
+        self.remote.as_ref()
     }
 
     /// The matrix.
@@ -464,6 +479,30 @@ fn define_stages(declared: Vec<super::schema::StageDecl>, linked: &Linked) -> Ve
 }
 
 /// Mutex names are filled in when instances are made; this finds what is wrong with them before.
+/// What all leases may cost together is known before the first dollar: the sum of their caps must not be above the workflow's.
+fn check_budget(doc: &Document, instances: &[Instance], problems: &mut Vec<Problem>) {
+    let Some(allowed) = doc.limits.max_usd else { return };
+    let mut sum = 0.0;
+    for (index, stage) in doc.stages.iter().enumerate() {
+        let Some(lease) = &stage.lease else { continue };
+        let Some(cap) = lease.value.max_usd else {
+            let message = format!("stage `{}` may cost anything, but limits.max_usd is {allowed}", stage.name.value);
+            problems.push(Problem::new("workflow::budget", lease.span, message).help("give its lease a max_usd"));
+            continue;
+        };
+        let count = instances.iter().filter(|i| i.stage == index).count();
+        sum += cap * count as f64;
+        if sum > allowed {
+            let message = format!(
+                "with {count} instances of stage `{}` leases may cost {sum} USD together, but limits.max_usd is {allowed}",
+                stage.name.value
+            );
+            problems.push(Problem::new("workflow::budget", lease.span, message).help("lower lease.max_usd, or raise the limit"));
+            return;
+        }
+    }
+}
+
 fn check_mutexes(doc: &Document, problems: &mut Vec<Problem>) {
     for mutex in doc.stages.iter().flat_map(|s| &s.mutex) {
         let place = Place { params: doc.params.as_ref(), axes: &[], at: &[] };

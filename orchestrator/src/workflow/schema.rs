@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sprint_stage_api::CachePolicy;
+use sprint_artifacts::remote::{RemoteSpec, RemoteUrl};
+use sprint_stage_api::{CachePolicy, LeaseTerms};
 
 use super::fields::{self, Field};
 use super::template::{SpannedTemplate, Template, mentions_reference};
@@ -26,6 +27,7 @@ pub(crate) struct Document {
     pub(crate) params: Option<Node>,
     pub(crate) matrix: Vec<AxisDecl>,
     pub(crate) limits: Limits,
+    pub(crate) remote: Option<RemoteSpec>,
     pub(crate) stages: Vec<StageDecl>,
 }
 
@@ -106,6 +108,14 @@ pub struct Lease {
     pub keep_on_failure: Option<Duration>,
     /// Dollars.
     pub max_usd: Option<f64>,
+}
+
+impl Lease {
+    /// What the stage that takes the lease has to know.
+    pub(crate) fn terms(&self) -> LeaseTerms {
+        let seconds = |d: Option<Duration>| d.map(|d| d.as_secs());
+        LeaseTerms { ttl_s: seconds(self.ttl), idle_s: seconds(self.idle), max_usd: self.max_usd }
+    }
 }
 
 /// `kind@version`.
@@ -298,8 +308,14 @@ impl Reader {
 
     /// Reads the whole document.
     pub(crate) fn document(&mut self, root: &Node) -> Document {
-        let mut doc =
-            Document { name: String::new(), params: None, matrix: Vec::new(), limits: Limits::default(), stages: Vec::new() };
+        let mut doc = Document {
+            name: String::new(),
+            params: None,
+            matrix: Vec::new(),
+            limits: Limits::default(),
+            remote: None,
+            stages: Vec::new(),
+        };
         if matches!(root.value, Value::Null) {
             self.problem("workflow::empty", root.span, "the file is empty").help = Some("start with `sprint-flow: 1`".to_owned());
             return doc;
@@ -320,6 +336,7 @@ impl Reader {
                 }
                 "matrix" => doc.matrix = self.matrix(&e.value),
                 "limits" => doc.limits = self.limits(&e.value),
+                "remote" => doc.remote = self.remote(&e.value),
                 "stages" => {
                     doc.stages = self.map(&e.value, "stages").iter().map(|s| self.stage(s)).collect();
                 }
@@ -359,6 +376,43 @@ impl Reader {
             }
         }
         limits
+    }
+
+    /// `s3://bucket/prefix`, or a mapping with that as its `url`.
+    fn remote(&mut self, node: &Node) -> Option<RemoteSpec> {
+        if !matches!(node.value, Value::Map(_)) {
+            return self.remote_url(node).map(RemoteSpec::new);
+        }
+        let entries = self.record(node, "remote", fields::REMOTE);
+        let Some(url) = entries.iter().find(|e| e.key == "url") else {
+            self.problem("workflow::missing_key", node.span, "the remote has no `url`").help =
+                Some("write `url: s3://bucket/prefix`".to_owned());
+            return None;
+        };
+        let mut spec = RemoteSpec::new(self.remote_url(&url.value)?);
+        for e in entries {
+            match e.key.as_str() {
+                "endpoint" => spec.endpoint = self.string(&e.value, "remote.endpoint").map(str::to_owned),
+                "region" => spec.region = self.string(&e.value, "remote.region").map(str::to_owned),
+                "recipients" => {
+                    spec.recipients = self.names(&e.value, "remote.recipients").into_iter().map(|n| n.value).collect();
+                }
+                "identity" => spec.identity = self.string(&e.value, "remote.identity").map(Into::into),
+                _ => {}
+            }
+        }
+        Some(spec)
+    }
+
+    fn remote_url(&mut self, node: &Node) -> Option<RemoteUrl> {
+        let text = self.string(node, "the remote's address")?;
+        match text.parse::<RemoteUrl>() {
+            Ok(url) => Some(url),
+            Err(error) => {
+                self.problem("workflow::remote", node.span, error.to_string());
+                None
+            }
+        }
     }
 
     fn stage(&mut self, entry: &Entry) -> StageDecl {

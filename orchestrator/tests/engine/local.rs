@@ -21,12 +21,17 @@ fn worker_process() {
     if std::env::var_os("ENGINE_TEST_WORKER").is_some() {
         // The test harness has begun a line.
         println!();
-        std::process::exit(sprint_orchestrator::worker_main(&toy::registry(), std::io::stdin(), std::io::stdout()));
+        std::process::exit(sprint_orchestrator::worker_main(
+            &toy::registry(),
+            &crate::remote::connect,
+            std::io::stdin(),
+            std::io::stdout(),
+        ));
     }
 }
 
 /// A script that starts the worker: an executor passes no environment of its own.
-fn executor(world: &World) -> Arc<dyn Executor> {
+pub(crate) fn executor(world: &World) -> Arc<dyn Executor> {
     let script = world.path("worker.sh");
     let program = std::env::current_exe().unwrap();
     fs::write(&script, format!("ENGINE_TEST_WORKER=1 exec {} \"$@\"\n", program.display())).unwrap();

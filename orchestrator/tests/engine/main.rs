@@ -3,6 +3,7 @@
 mod crash;
 mod local;
 mod plan;
+mod remote;
 mod run;
 mod toy;
 mod workflow;

@@ -413,3 +413,30 @@ fn resume_goes_on_with_the_workflow_the_run_began_with() {
     assert_eq!(world.lines("steps.log").len(), 5);
     assert_eq!(sprint_orchestrator::resumable(&store, None).unwrap_err().to_string(), "no run is unfinished");
 }
+
+#[test]
+fn a_lease_is_kept_for_a_look_after_a_failure_until_its_time_is_over_or_the_run_is_stopped() {
+    let workflow = |keep: &str| {
+        format!(
+            "sprint-flow: 1
+stages:
+  hosts: {{kind: lease, lease: {{keep_on_failure: {keep}}}}}
+  use: {{kind: flaky, inputs: {{hosts: hosts.out}}, params: {{times: 9, how: permanent}}, retry: {{max: 0}}}}
+"
+        )
+    };
+    let kept = |event: &RunEvent| matches!(event, RunEvent::StageLog { line, .. } if line.starts_with("kept for a look"));
+    let world = World::new(&workflow("50ms"));
+    let ran = world.run();
+    assert!(ran.events.iter().any(kept));
+    assert_eq!((ran.report.exit, world.lines("released.log").len()), (ExitCode::StageFailed, 1));
+
+    let world = World::new(&workflow("10d"));
+    let ran = world.run_on(world.in_process(), |event, interrupt| {
+        if kept(event) {
+            assert!(world.path("lease").exists());
+            let _ = interrupt.send(Interrupt::Interrupt);
+        }
+    });
+    assert!(ran.is_ok() && !world.path("lease").exists());
+}

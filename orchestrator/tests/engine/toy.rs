@@ -233,6 +233,7 @@ pub(crate) fn registry() -> Registry {
 /// All toys; `copy` at this version.
 pub(crate) fn registry_with(copy_version: u32) -> Registry {
     let rows = InputPort { name: "rows", artifact: "text", optional: false, gather: true };
+    let hosts = InputPort { name: "hosts", artifact: "text", optional: true, gather: false };
     let extra = InputPort { name: "extra", artifact: "text", optional: true, gather: false };
     let mut source = kind("source", vec![], &[("text", json!("")), ("file", json!(""))], source);
     source.pinned = Some("file");
@@ -253,7 +254,7 @@ pub(crate) fn registry_with(copy_version: u32) -> Registry {
         lease,
         kind("upper", vec![port("in")], &[], upper),
         kind("join", vec![rows], &[], join),
-        kind("flaky", vec![], &[("times", json!(0)), ("how", json!("transient")), ("tag", json!(""))], flaky),
+        kind("flaky", vec![hosts], &[("times", json!(0)), ("how", json!("transient")), ("tag", json!(""))], flaky),
         kind("slow", vec![], &[("ms", json!(0)), ("meet", json!(0)), ("tag", json!("")), ("deaf", json!(0))], slow),
         kind("steps", vec![], &[("n", json!(0)), ("ms", json!(0))], steps),
     ];

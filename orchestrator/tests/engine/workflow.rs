@@ -136,3 +136,18 @@ fn the_schema_names_every_kind_and_every_key() {
     let kinds = stage["properties"]["kind"].to_string();
     assert!(kinds.contains("steps@1") && kinds.contains("\"steps\""));
 }
+
+#[test]
+fn leases_that_could_cost_more_than_the_limit_are_refused_before_anything_runs() {
+    let workflow = |limit: &str, cap: &str| {
+        let text = format!(
+            "sprint-flow: 1\nlimits: {{max_usd: {limit}}}\nmatrix:\n  net: [lan, wan]\nstages:\n  parties: {{kind: lease, over: [net], lease: {{{cap}}}}}\n"
+        );
+        World::new(&text).problems()
+    };
+    assert_eq!(workflow("20", "max_usd: 10"), "");
+    let problems = workflow("19", "max_usd: 10");
+    assert!(problems.contains("20 USD together, but limits.max_usd is 19"), "{problems}");
+    let problems = workflow("19", "ttl: 3h");
+    assert!(problems.contains("stage `parties` may cost anything"), "{problems}");
+}

@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sprint_artifacts::{Store, StoreOptions};
 use sprint_orchestrator::{
-    Engine, Executor, Host, InProcessExecutor, Interrupt, Plan, PlanState, RunError, RunEvent, RunOptions, RunReport, Workflow,
+    Engine, Executor, Host, InProcessExecutor, Interrupt, Plan, PlanState, RunError, RunEvent, RunOptions, RunRemote, RunReport,
+    Workflow,
 };
 use sprint_stage_api::Registry;
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ pub(crate) struct World {
     pub(crate) sets: Vec<String>,
     pub(crate) options: RunOptions,
     pub(crate) store_options: StoreOptions,
+    pub(crate) remote: Option<RunRemote>,
 }
 
 pub(crate) struct Ran {
@@ -57,6 +59,7 @@ impl World {
             sets: Vec::new(),
             options: RunOptions { grace: std::time::Duration::from_millis(300), ..RunOptions::default() },
             store_options: StoreOptions::read_write(),
+            remote: None,
         }
     }
 
@@ -96,7 +99,7 @@ impl World {
     }
 
     pub(crate) fn engine(&self, executor: Arc<dyn Executor>) -> Engine {
-        Engine::new(self.store(), executor, host())
+        Engine::new(self.store(), executor, host()).with_remote(self.remote.clone())
     }
 
     pub(crate) fn in_process(&self) -> Arc<dyn Executor> {

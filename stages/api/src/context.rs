@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sprint_artifacts::encode::Value;
@@ -38,6 +39,13 @@ pub struct Ancestor {
 /// All inputs by port name; a port without `gather` has exactly one artifact.
 pub type Inputs = BTreeMap<String, Vec<InputArtifact>>;
 
+/// Where a ledger's lines are kept beside the file, for the day that this machine is lost.
+pub trait LedgerMirror: Send + Sync {
+    /// Tells that `line` was durably appended at `offset`. Once it returns, no loss of this machine loses the line; an error means that
+    /// nothing may follow from it.
+    fn appended(&self, ledger: &str, offset: u64, line: &[u8]) -> Result<(), StageError>;
+}
+
 /// Progress inside a stage that survives a crash: bundles bound to the action key, so any later attempt of the same action,
 /// in whichever run, finds them.
 pub trait CheckpointAccess: Send + Sync {
@@ -45,16 +53,36 @@ pub trait CheckpointAccess: Send + Sync {
     fn latest(&self) -> Result<Option<Vec<u8>>, StageError>;
     /// Offers a bundle; returns once it is durable.
     fn offer(&self, bundle: &[u8]) -> Result<(), StageError>;
-    /// A directory private to this action key that outlives attempts: append-only ledgers live here, never bulk data.
+    /// A directory private to this action key that outlives attempts: append-only ledgers live here, never bulk data. A ledger is
+    /// a file of lines whose name ends in `.ledger`.
     fn ledger_dir(&self) -> &Path;
+    /// Who else must know of a ledger's lines before anything follows from them, if the action may be continued elsewhere.
+    fn ledger_mirror(&self) -> Option<Arc<dyn LedgerMirror>> {
+        None
+    }
     /// The time between bundles that the workflow wishes for (`checkpoint: {every: 10m}`); the stage decides at its own steps.
     fn every(&self) -> Option<Duration> {
         None
     }
 }
 
+/// How long what a stage holds outside may be held, and what it may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseTerms {
+    /// Given up after so many seconds in any case.
+    pub ttl_s: Option<u64>,
+    /// Given up after so many seconds without use.
+    pub idle_s: Option<u64>,
+    /// Dollars.
+    pub max_usd: Option<f64>,
+}
+
 /// Everything a stage may touch.
 pub struct StageContext<'a> {
+    pub(crate) run: &'a str,
+    pub(crate) stage: String,
+    pub(crate) lease: LeaseTerms,
     pub(crate) store: &'a Store,
     pub(crate) params: &'a serde_json::Value,
     pub(crate) inputs: &'a Inputs,
@@ -72,6 +100,12 @@ pub struct StageContext<'a> {
 
 /// What a [`StageContext`] is made from.
 pub struct ContextParts<'a> {
+    /// The run.
+    pub run: &'a str,
+    /// The stage instance, such as `parties[net=lan]`.
+    pub stage: String,
+    /// How long what it holds outside may be held.
+    pub lease: LeaseTerms,
     /// The artifact store.
     pub store: &'a Store,
     /// Normalised parameters.
@@ -104,6 +138,9 @@ impl<'a> StageContext<'a> {
     /// Assembles a context; done by executors and tests.
     pub fn new(parts: ContextParts<'a>) -> Self {
         let ContextParts {
+            run,
+            stage,
+            lease,
             store,
             params,
             inputs,
@@ -118,7 +155,39 @@ impl<'a> StageContext<'a> {
             base,
             cpus,
         } = parts;
-        Self { store, params, inputs, ancestors, scratch, attempt, axes, events, checkpoints, cancelled, env, base, cpus }
+        Self {
+            run,
+            stage,
+            lease,
+            store,
+            params,
+            inputs,
+            ancestors,
+            scratch,
+            attempt,
+            axes,
+            events,
+            checkpoints,
+            cancelled,
+            env,
+            base,
+            cpus,
+        }
+    }
+
+    /// The run, for naming what is held outside.
+    pub fn run(&self) -> &str {
+        self.run
+    }
+
+    /// The stage instance, for naming what is held outside.
+    pub fn stage(&self) -> &str {
+        &self.stage
+    }
+
+    /// How long what it holds outside may be held, and what it may cost.
+    pub fn lease(&self) -> LeaseTerms {
+        self.lease
     }
 
     /// The artifact store.

@@ -11,7 +11,10 @@ mod event;
 mod registry;
 mod stage;
 
-pub use context::{Ancestor, CheckpointAccess, ContextParts, InputArtifact, Inputs, PRIVATE, StageContext, StageOutputs};
+pub use context::{
+    Ancestor, CheckpointAccess, ContextParts, InputArtifact, Inputs, LeaseTerms, LedgerMirror, PRIVATE, StageContext,
+    StageOutputs,
+};
 pub use effect::{CachePolicy, Effect};
 pub use error::{ErrorClass, ParamProblem, StageError, with_causes};
 pub use event::{EventSink, StageEvent};

@@ -3,6 +3,7 @@
 //! **Spends privacy.** Every noisy step is charged to a ledger that outlives attempts before its noise is drawn; an attempt
 //! that continues after a crash draws fresh noise, and everything ever charged is in the report.
 
+mod mirror;
 mod params;
 mod trials;
 
@@ -13,7 +14,7 @@ use std::io;
 
 use serde_json::{Value, json};
 use sprint_artifacts::{Digest, Manifest, Secrecy};
-use sprint_dp::ledger::{FileSink, LedgerError, RunId};
+use sprint_dp::ledger::{FileSink, LedgerError, LedgerSink, RunId};
 use sprint_model::Example;
 use sprint_stage_api::{
     CachePolicy, Effect, ErrorClass, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageOutputs,
@@ -28,6 +29,7 @@ use crate::errors::{stamped, with_causes};
 use crate::model::{self, Pretrained};
 use crate::params as parameters;
 use crate::privacy::{PrivacyClaim, PrivacyDocument};
+use mirror::MirroredSink;
 use params::FinetuneParams;
 
 /// The ledger's file in an action's folder.
@@ -134,11 +136,15 @@ fn accounting(ctx: &StageContext<'_>, config: &TrainConfig) -> Result<Option<Acc
         let class = if e.kind() == io::ErrorKind::WouldBlock { ErrorClass::Transient } else { ErrorClass::Permanent };
         StageError::new(class, format!("the privacy ledger {}: {e}", path.display()))
     })?;
+    let sink: Box<dyn LedgerSink + Send> = match ctx.checkpoints().ledger_mirror() {
+        Some(mirror) => Box::new(MirroredSink::new(sink, mirror, LEDGER)),
+        None => Box::new(sink),
+    };
     let data_set = ctx.input("dataset")?.id.to_string();
     // The same for every attempt of this action: a restart is no new trial.
     let run = format!("{data_set} {}", Digest::of(ctx.params().to_string().as_bytes()));
     let run = RunId::new(run).map_err(|e| StageError::permanent(e.to_string()))?;
-    Ok(Some(Accounting { sink: Box::new(sink), data_set, run }))
+    Ok(Some(Accounting { sink, data_set, run }))
 }
 
 /// The claim in the metrics table's terms, from the trainer's report.

@@ -3,6 +3,7 @@
 //! **Consumes correlations.** Material is made afresh by the dealer for every launch; each index is burnt on disk before the
 //! first byte that depends on it is sent. An attempt that died starts again with fresh material.
 
+mod placement;
 mod plan;
 
 #[cfg(test)]
@@ -32,9 +33,11 @@ use sprint_stage_api::{
 use crate::cost::MpcCost;
 use crate::dataset::{self, Split};
 use crate::errors::{store_error, with_causes};
+use crate::fleet::Hosts;
 use crate::params::{self, Params};
 use crate::predictions::Predictions;
 use crate::share::{self, PUBLIC_FILE, SHARE_FILE, SharedMeta};
+use placement::Placement;
 pub use plan::{InferenceJob, InferencePlan};
 
 /// Parameters of `infer-mpc@1`.
@@ -56,6 +59,21 @@ pub(crate) struct InferMpcParams {
     /// The link between the parties.
     #[serde(default)]
     net: Net,
+    /// Another link than those with a name; files of `configs/network` hold some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    link: Option<LinkParams>,
+}
+
+/// A link imitated in user space.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LinkParams {
+    /// Round-trip time, milliseconds.
+    #[schemars(range(min = 0.0, max = 60000.0))]
+    rtt_ms: f64,
+    /// Megabits a second in each direction; as fast as it goes if absent.
+    #[serde(default)]
+    mbit: Option<f64>,
 }
 
 /// The link between the parties.
@@ -69,6 +87,15 @@ enum Net {
     Lan,
     /// 200 Mbit/s and 80 ms, imitated.
     Wan,
+    /// The same by what it stands for: between Europe and the east of America.
+    #[serde(rename = "wan-eu-us")]
+    WanEuUs,
+    /// 400 Mbit/s and 40 ms, imitated.
+    #[serde(rename = "wan-1")]
+    Wan1,
+    /// 100 Mbit/s and 80 ms, imitated.
+    #[serde(rename = "wan-2")]
+    Wan2,
 }
 
 impl Net {
@@ -76,7 +103,9 @@ impl Net {
         match self {
             Self::Loopback => LinkShape::LOOPBACK,
             Self::Lan => LinkShape::LAN,
-            Self::Wan => LinkShape::WAN,
+            Self::Wan | Self::WanEuUs => LinkShape::WAN,
+            Self::Wan1 => LinkShape::WAN_1,
+            Self::Wan2 => LinkShape::WAN_2,
         }
     }
 }
@@ -93,7 +122,22 @@ const fn default_multiple() -> usize {
     16
 }
 
-impl Params for InferMpcParams {}
+impl Params for InferMpcParams {
+    fn check(&self, problems: &mut Vec<ParamProblem>) {
+        if self.link.is_some_and(|l| l.mbit.is_some_and(|m| !(m > 0.0 && m.is_finite()))) {
+            problems.push(ParamProblem::new(&["link", "mbit"], "a rate is a positive number of megabits a second"));
+        }
+        if self.link.is_some() && self.net != Net::Loopback {
+            problems.push(ParamProblem::new(&["link"], "`net` names another link").help("leave one of the two out"));
+        }
+    }
+}
+
+impl InferMpcParams {
+    fn link(&self) -> LinkShape {
+        self.link.map_or(self.net.shape(), |l| LinkShape { rtt_ms: l.rtt_ms, mbit: l.mbit })
+    }
+}
 
 /// How the roles' processes are started.
 #[derive(Debug, Clone)]
@@ -157,13 +201,17 @@ impl Stage for InferMpc {
         let plan =
             InferencePlan::new(&examples, params.samples, params.batch, params.length_multiple, client.spec().max_tokens());
         ctx.log(format!("{} examples in {} inferences of {} shapes", plan.rows.len(), plan.jobs.len(), plan.sizes.len()));
-        let options = self.options(ctx, &params, &shared, &plan)?;
+        let hosts = Hosts::load(ctx.store(), &ctx.input("hosts")?.id)?;
+        let mut options = self.options(ctx, &params, &shared, &plan)?;
+        let placement = Placement::prepare(ctx, &hosts, &options.binary, &options.args, options.files.clone())?;
+        options.files.clone_from(&placement.files);
 
         let started = Instant::now();
-        let mut session = GateSession::launch(&options).map_err(|e| stage_error(&e))?;
+        let mut session = GateSession::launch_at(&options, &placement.places).map_err(|e| stage_error(&e))?;
         let answers = classify(ctx, &mut session, &client, &examples, &plan)?;
         let meter = session.finish().map_err(|e| stage_error(&e))?;
         let wall_s = started.elapsed().as_secs_f64();
+        drop(placement);
 
         let logits = plan.rows.iter().map(|row| answers.get(row).cloned().unwrap_or_default()).collect();
         let predictions = Predictions::new(&meta, "mpc", &examples, plan.rows.clone(), logits)?;
@@ -196,7 +244,7 @@ impl InferMpc {
             setup: GateSetup { spec, policy, mode, calibration: None, sizes: plan.sizes.clone(), model: digest },
             files: lay_out(ctx)?,
             ledgers,
-            link: params.net.shape(),
+            link: params.link(),
             dealer_link: LinkShape::LOOPBACK,
             limits: Limits::default(),
             plan: plan.jobs.iter().map(|j| j.program).collect(),

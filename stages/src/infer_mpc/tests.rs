@@ -44,7 +44,7 @@ fn shared() -> (Bench, StageOutputs) {
     for port in ["public", "share0", "share1"] {
         bench.connect(port, &[], *shared.get(port).expect("an output"));
     }
-    let hosts = bench.run(&Provision::new(), &json!({})).expect("provides");
+    let hosts = bench.run(&Provision::new(None), &json!({})).expect("provides");
     bench.connect("hosts", &[], *hosts.get("hosts").expect("an output"));
     (bench, trained)
 }

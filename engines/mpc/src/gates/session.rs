@@ -11,7 +11,7 @@ use super::model::ModelFiles;
 use super::setup::{Compiled, GateSetup};
 use super::workload::GateConfig;
 use crate::error::RoleError;
-use crate::local::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet};
+use crate::local::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet, RolePlace};
 use crate::net::LinkShape;
 use crate::request::{SharedInput, bytes_of};
 use crate::roles::Limits;
@@ -72,6 +72,11 @@ pub struct GateSession {
 impl GateSession {
     /// Starts the processes. Must not be called from inside an asynchronous runtime.
     pub fn launch(options: &SessionOptions) -> Result<Self, GateError> {
+        Self::launch_at(options, &BTreeMap::new())
+    }
+
+    /// As [`GateSession::launch`], with some roles in other places; the paths of `files` are those that each party sees.
+    pub fn launch_at(options: &SessionOptions, places: &BTreeMap<Role, RolePlace>) -> Result<Self, GateError> {
         let Compiled { programs, shapes, digest } = options.setup.compile()?;
         let batch = match &options.material {
             Some(folder) => batch_of(folder, digest)?,
@@ -90,7 +95,7 @@ impl GateSession {
             plan: options.plan.clone(),
         };
         let side = ClientSide { model: options.setup.model, program: digest, shapes };
-        Ok(Self { fleet: LocalFleet::launch(&fleet, side)?, programs })
+        Ok(Self { fleet: LocalFleet::launch_at(&fleet, side, places)?, programs })
     }
 
     /// Has the material of the next batch fetched, so that [`GateSession::infer`] is online work only.

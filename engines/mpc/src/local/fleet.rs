@@ -51,6 +51,23 @@ pub struct FleetOptions {
     pub plan: Vec<u32>,
 }
 
+/// How a role is started where it is not a plain child of this process: a command whose standard input and output are the role's.
+///
+/// The command must hand the end of its input on (`ssh`, `ip netns exec` do), so that a role never outlives its spawner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolePlace {
+    /// The command.
+    pub program: PathBuf,
+    /// Its arguments before the role's name.
+    pub args: Vec<String>,
+    /// Where the role listens, such as `10.0.0.2:0`.
+    pub bind: String,
+    /// The address by which others reach it, if it is not the one it listens on.
+    pub reached_at: Option<String>,
+    /// The folder of the role's ledger, if that is not on this machine.
+    pub ledgers: Option<PathBuf>,
+}
+
 /// What the client knows of the workload.
 #[derive(Debug, Clone)]
 pub struct ClientSide {
@@ -136,20 +153,28 @@ pub struct LocalFleet {
 impl LocalFleet {
     /// Starts the processes, connects everything, shakes hands. Must not be called from inside an asynchronous runtime.
     pub fn launch(options: &FleetOptions, side: ClientSide) -> Result<Self, FleetError> {
+        Self::launch_at(options, side, &BTreeMap::new())
+    }
+
+    /// As [`LocalFleet::launch`], with some roles in other places.
+    pub fn launch_at(options: &FleetOptions, side: ClientSide, places: &BTreeMap<Role, RolePlace>) -> Result<Self, FleetError> {
         let (sender, heard) = channel();
         let mut servers = vec![Role::Party0, Role::Party1];
         servers.extend(options.material.is_none().then_some(Role::Dealer));
         let mut processes = Vec::new();
         for role in servers.iter().copied() {
-            let started = Process::spawn(&options.binary, &options.args, role, sender.clone());
+            let started = match places.get(&role) {
+                Some(place) => Process::spawn(&place.program, &place.args, role, sender.clone()),
+                None => Process::spawn(&options.binary, &options.args, role, sender.clone()),
+            };
             processes.push(started.map_err(|source| FleetError::Spawn { role, source })?);
         }
         let mut fleet = Self { client: None, servers, processes, heard, loaded: BTreeSet::new(), finished: BTreeMap::new() };
-        fleet.wire(options, side)?;
+        fleet.wire(options, side, places)?;
         Ok(fleet)
     }
 
-    fn wire(&mut self, options: &FleetOptions, side: ClientSide) -> Result<(), FleetError> {
+    fn wire(&mut self, options: &FleetOptions, side: ClientSide, places: &BTreeMap<Role, RolePlace>) -> Result<(), FleetError> {
         let random = |e: getrandom::Error| RoleError::System(e.to_string());
         let session = SessionId::random().map_err(random)?;
         let mut identities = BTreeMap::new();
@@ -159,12 +184,13 @@ impl LocalFleet {
         let pins: BTreeMap<Role, CertPin> = identities.iter().map(|(role, id)| (*role, id.pin())).collect();
         let mut addrs = BTreeMap::new();
         for (i, role) in self.servers.clone().into_iter().enumerate() {
-            let settings = settings(options, session, role, &pins, &addrs);
+            let settings = settings(options, session, role, &pins, &addrs, places.get(&role));
             let sent = self.processes[i].configure(&settings, &identities[&role]);
             // A child that is gone already has told why, or its end tells.
             sent.map_err(|source| self.post_mortem(RoleError::System(format!("configuring {role}: {source}"))))?;
             if role.party().is_some() {
-                addrs.insert(role, self.await_listening(role)?);
+                let addr = self.await_listening(role)?;
+                addrs.insert(role, reached(addr, places.get(&role)));
             }
         }
         // Dialling can only fail slowly; a role that cannot even load says so at once.
@@ -304,12 +330,21 @@ fn broken() -> FleetError {
     RoleError::Config("the session is over".into()).into()
 }
 
+/// The address by which others reach what listens on `addr`.
+fn reached(addr: String, place: Option<&RolePlace>) -> String {
+    match (place.and_then(|p| p.reached_at.as_ref()), addr.rsplit_once(':')) {
+        (Some(host), Some((_, port))) => format!("{host}:{port}"),
+        _ => addr,
+    }
+}
+
 fn settings(
     options: &FleetOptions,
     session: SessionId,
     role: Role,
     pins: &BTreeMap<Role, CertPin>,
     addrs: &BTreeMap<Role, String>,
+    place: Option<&RolePlace>,
 ) -> Settings {
     let peer = |peer: Role| PeerConfig {
         role: peer,
@@ -322,13 +357,15 @@ fn settings(
         role,
         session,
         batch: options.batch,
-        bind: "127.0.0.1:0".into(),
+        bind: place.map_or_else(|| "127.0.0.1:0".into(), |p| p.bind.clone()),
         peers: Role::ALL.into_iter().filter(|r| *r != role).map(peer).collect(),
         limits: options.limits,
         plan: options.plan.clone(),
         material: role.party().and_then(|me| Some(MaterialBatch::folder_of(options.material.as_deref()?, me))),
         threads: threads(),
-        ledger: role.party().map(|_| options.ledgers.join(format!("{}.ledger", role.name()))),
+        ledger: role
+            .party()
+            .map(|_| place.and_then(|p| p.ledgers.as_ref()).unwrap_or(&options.ledgers).join(format!("{}.ledger", role.name()))),
         workload: options.workload.get(&role).cloned().unwrap_or_default(),
     }
 }

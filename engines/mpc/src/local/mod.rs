@@ -3,4 +3,4 @@
 mod child;
 mod fleet;
 
-pub use fleet::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet};
+pub use fleet::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet, RolePlace};

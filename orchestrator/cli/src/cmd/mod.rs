@@ -3,6 +3,8 @@
 mod artifacts;
 mod audit;
 mod bench;
+#[cfg(feature = "aws")]
+mod cloud;
 mod dealer;
 mod embed;
 mod gc;
@@ -12,6 +14,7 @@ mod logs;
 mod model;
 mod plan;
 mod privacy;
+mod remote;
 mod run;
 mod served;
 mod status;
@@ -22,6 +25,8 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
+#[cfg(feature = "aws")]
+use crate::args::RemoteCommand;
 use crate::args::{Cli, Command};
 use crate::failure::{Code, Failure};
 use crate::ui::out;
@@ -45,6 +50,12 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Dealer(command) => dealer::run(&command),
         Command::Embed(args) => embed::run(&args),
         Command::Bench(command) => bench::run(&command),
+        #[cfg(feature = "aws")]
+        Command::Remote(RemoteCommand::Keygen { out }) => remote::keygen(&out),
+        #[cfg(feature = "aws")]
+        Command::Cloud(command) => cloud::run(&command),
+        #[cfg(feature = "aws")]
+        Command::Doctor(args) => cloud::doctor(&args),
         Command::StageWorker => Ok(worker::stage()),
         Command::MpcRole { role } => return worker::mpc_role(&role),
     };

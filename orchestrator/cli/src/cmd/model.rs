@@ -94,8 +94,8 @@ fn download(name: &str, store: &Path) -> Result<ModelSource, Failure> {
     })?);
     let store = open(store)?;
     let mut screen = Screen::new(false);
-    let report =
-        Job { store: store.clone(), workflow, options: RunOptions::default(), id: None }.drive(|event| screen.see(event))?;
+    let report = Job { store: store.clone(), workflow, options: RunOptions::default(), id: None, remote: None }
+        .drive(|event| screen.see(event))?;
     drop(screen);
     if let Some(failed) = report.failures.first() {
         let error = &failed.failure.error;

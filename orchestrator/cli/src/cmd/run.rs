@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use sprint_artifacts::{RunId, Store, StoreOptions};
 use sprint_orchestrator::{
-    Engine, Interrupt, KeptLease, LocalExecutor, RunError, RunOptions, RunReport, Selector, Workflow, resumable,
+    Engine, Interrupt, KeptLease, LocalExecutor, RunError, RunOptions, RunRemote, RunReport, Selector, Workflow, resumable,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::artifacts::store_failure;
+use super::remote;
 use super::workflow::load;
 use crate::args::{ResumeArgs, RunArgs};
 use crate::context;
@@ -26,6 +27,8 @@ pub(super) struct Job {
     pub(super) options: RunOptions,
     /// The run to continue; a new one, or the unfinished one of the same workflow, if none.
     pub(super) id: Option<RunId>,
+    /// Where results are kept for other machines.
+    pub(super) remote: Option<RunRemote>,
 }
 
 pub(super) fn run(args: RunArgs) -> Result<Code, Failure> {
@@ -34,7 +37,8 @@ pub(super) fn run(args: RunArgs) -> Result<Code, Failure> {
     let store = open(&args.store.store)?;
     let options =
         RunOptions { only, jobs: args.jobs.map(NonZeroUsize::get), keep_going: args.keep_going, ..RunOptions::default() };
-    Job { store, workflow, options, id: None }.show(args.workflow.json)
+    let remote = remote::open(workflow.remote(), &args.remote)?;
+    Job { store, workflow, options, id: None, remote }.show(args.workflow.json)
 }
 
 pub(super) fn resume(args: &ResumeArgs) -> Result<Code, Failure> {
@@ -51,7 +55,8 @@ pub(super) fn resume(args: &ResumeArgs) -> Result<Code, Failure> {
         salt: request.salt,
         ..RunOptions::default()
     };
-    Job { store, workflow: Arc::new(workflow), options, id: Some(id) }.show(args.json)
+    let remote = remote::open(workflow.remote(), &args.remote)?;
+    Job { store, workflow: Arc::new(workflow), options, id: Some(id), remote }.show(args.json)
 }
 
 /// Opens a store for writing; it is made if need be.
@@ -96,7 +101,7 @@ impl Job {
         let system = |e: std::io::Error| Failure::new(Code::FAILED, format!("the operating system refused: {e}"));
         let program = context::this_program().map_err(system)?;
         let executor = Arc::new(LocalExecutor::new(program, vec!["stage-worker".into()]));
-        let engine = Engine::new(self.store, executor, context::host());
+        let engine = Engine::new(self.store, executor, context::host()).with_remote(self.remote);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
         let result = runtime.block_on(async {
             let interrupts = interrupts().map_err(system)?;
@@ -152,6 +157,12 @@ fn tell_failures(report: &RunReport) {
         }
         if let Some(log) = &failed.log {
             out::note(format_args!("  log: {}", log.display()));
+        }
+    }
+    for (stage, error) in &report.unpushed {
+        out::note(format_args!("error: {stage}: its result is here, but not on the remote: {}", error.message));
+        if let Some(help) = &error.help {
+            out::note(format_args!("  help: {help}"));
         }
     }
     for KeptLease { run, stage, error } in &report.kept_leases {

@@ -8,7 +8,9 @@ use crate::registry::registry;
 
 /// One stage attempt, as the orchestrator asks on standard input.
 pub(super) fn stage() -> Code {
-    Code::new(u8::try_from(sprint_orchestrator::worker_main(&registry(), stdin(), stdout())).unwrap_or(1))
+    Code::new(
+        u8::try_from(sprint_orchestrator::worker_main(&registry(), &super::remote::connect, stdin(), stdout())).unwrap_or(1),
+    )
 }
 
 /// One role of an MPC inference, as the stage or benchmark that started it asks on standard input.

@@ -59,6 +59,8 @@ fn told(event: &RunEvent) -> Option<String> {
         RunEvent::StageStarted { stage, attempt: 1, .. } => format!("started  {stage}"),
         RunEvent::StageStarted { stage, attempt, .. } => format!("started  {stage}, attempt {attempt}"),
         RunEvent::StageCommitted { stage, seconds: s, .. } => format!("done     {stage}  {}", seconds(*s)),
+        RunEvent::StagePushed { stage, bytes, .. } => format!("pushed   {stage}, {bytes} bytes"),
+        RunEvent::StageNotPushed { stage, error } => format!("NOT pushed {stage}: {}", error.message),
         RunEvent::StageRetrying { stage, attempt, failure, wait_s } => {
             format!("retrying {stage} in {}: attempt {attempt} failed: {}", seconds(*wait_s), failure.error.message)
         }
