@@ -1,5 +1,6 @@
 //! Bringing a lease up: note, look, adopt, launch what is missing, wait.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -101,11 +102,12 @@ impl Ec2 {
         let mut there = BTreeMap::new();
         let (up, ended): (Vec<Machine>, Vec<Machine>) = machines.into_iter().partition(Machine::is_up);
         for machine in up {
-            if there.contains_key(&machine.role) {
-                tracing::error!(id = machine.id, role = machine.role, "a second machine of one role is given back");
-                self.terminate(&machine.region, std::slice::from_ref(&machine.id))?;
-            } else {
-                there.insert(machine.role, machine.id);
+            match there.entry(machine.role) {
+                Entry::Vacant(place) => drop(place.insert(machine.id)),
+                Entry::Occupied(place) => {
+                    tracing::error!(id = machine.id, role = place.key(), "a second machine of one role is given back");
+                    self.terminate(&machine.region, std::slice::from_ref(&machine.id))?;
+                }
             }
         }
         Ok((there, ended.into_iter().map(|m| m.id).collect()))

@@ -125,7 +125,7 @@ impl Ec2 {
                 let mut pages = request.into_paginator().send();
                 while let Some(page) = pages.next().await {
                     let page = page.map_err(call("DescribeInstances", region))?;
-                    let instances = page.reservations().iter().flat_map(|r| r.instances());
+                    let instances = page.reservations().iter().flat_map(aws_sdk_ec2::types::Reservation::instances);
                     machines.extend(instances.map(|i| Machine::of(i, region)));
                 }
                 Ok(())

@@ -34,9 +34,10 @@ where
     // anything is sent and will not come by waiting.
     let no_credentials =
         matches!(&error, SdkError::DispatchFailure(d) if d.is_other()) || matches!(&error, SdkError::ConstructionFailure(_));
-    let later = !no_credentials && status.is_none_or(|s| s >= 500 || s == 429 || s == 408)
-        // Altered on the way, or the clock of a machine that has just woken up.
-        || !no_credentials && matches!(code.as_deref(), Some("BadDigest" | "InvalidDigest" | "RequestTimeout" | "RequestTimeTooSkewed"));
+    let busy = status.is_none_or(|s| s >= 500 || s == 429 || s == 408);
+    // Altered on the way, or sent by the clock of a machine that has just woken up.
+    let garbled = ["BadDigest", "InvalidDigest", "RequestTimeout", "RequestTimeTooSkewed"];
+    let later = !no_credentials && (busy || code.as_deref().is_some_and(|c| garbled.contains(&c)));
     let name = name.to_owned();
     let error = if later {
         ObjectError::Unavailable { operation, name, reason }

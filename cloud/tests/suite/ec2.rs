@@ -11,7 +11,9 @@ use std::time::Duration;
 use crate::support::moto::Moto;
 use crate::support::proxy::{Delivery, Proxy, Request, Response, Rule};
 use sprint_cloud::AccessKeys;
-use sprint_cloud::ec2::{Clock, Ec2, Ec2Error, Ec2Options, FleetId, FleetSpec, Image, Market, TokenSource, client_token};
+use sprint_cloud::ec2::{
+    Clock, Ec2, Ec2Error, Ec2Options, FleetId, FleetSpec, Image, Machine, Market, TokenSource, client_token,
+};
 
 const REGION: &str = "us-east-1";
 
@@ -214,7 +216,7 @@ impl World {
         let behind = self.shim.lock().expect("no panic").live.clone();
         assert!(behind.is_empty(), "EC2 runs {behind:?}, whatever it shows");
         let machines = self.ec2(client_token).machines_of(fleet, &regions()).expect("described");
-        machines.into_iter().filter(|m| m.is_live()).map(|m| m.role).collect()
+        machines.into_iter().filter(Machine::is_live).map(|m| m.role).collect()
     }
 }
 

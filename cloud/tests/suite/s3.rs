@@ -88,7 +88,7 @@ fn with_checksums(known: &Mutex<Checksums>, request: &Request, forward: &dyn Fn(
     }
     match (request.method.as_str(), field("uploadId"), field("partNumber").and_then(|n| n.parse().ok())) {
         ("PUT", Some(upload), Some(number)) => {
-            drop(known.parts.entry(upload).or_default().insert(number, sent.unwrap_or_default()))
+            known.parts.entry(upload).or_default().insert(number, sent.unwrap_or_default());
         }
         ("PUT", None, None) => drop(sent.and_then(|sum| known.objects.insert(path.to_owned(), sum))),
         ("POST", Some(upload), None) => {
@@ -120,7 +120,7 @@ fn with_checksums(known: &Mutex<Checksums>, request: &Request, forward: &dyn Fn(
 fn raw(proxy: &Proxy, request: &Request) -> u16 {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(proxy.addr).expect("listens");
-    let headers: String = request.headers.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
+    let headers: String = request.headers.iter().flat_map(|(n, v)| [n, ": ", v, "\r\n"]).collect();
     write!(stream, "{} {} HTTP/1.1\r\n{headers}content-length: 0\r\n\r\n", request.method, request.target).expect("sent");
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("answered");

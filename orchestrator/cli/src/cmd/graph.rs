@@ -36,7 +36,7 @@ struct Graph {
 
 impl Graph {
     fn of(workflow: &Workflow) -> Self {
-        let names: Vec<&str> = workflow.stages().iter().map(|s| s.name()).collect();
+        let names: Vec<&str> = workflow.stages().iter().map(sprint_orchestrator::StageDef::name).collect();
         let of = |stage: &str| names.iter().position(|n| *n == stage).expect("an instance is of a stage");
         let mut counts = vec![0; names.len()];
         let mut edges: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
