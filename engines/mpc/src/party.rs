@@ -127,7 +127,7 @@ impl Party {
         let spawned = thread::Builder::new().name("intake".into()).spawn(move || intake.run(supplier, wants));
         spawned.map_err(|e| RoleError::System(e.to_string()))?;
         let planned = options.plan.iter().copied().collect();
-        let orders = Orders { writer, intake: Some(sender), open: VecDeque::new(), next: start, planned };
+        let orders = Orders { writer, intake: Some(sender), shelf: shelf.clone(), open: VecDeque::new(), next: start, planned };
         let account = PartyAccount::default();
         Ok(Self { net, me, binding, workload, options, ledger, peer, client, orders, stock, shelf, served: 0, account })
     }
@@ -421,6 +421,9 @@ impl Orders {
         if let Some(writer) = &mut self.writer {
             net.block_on(writer.send(Kind::Want, &want.encode(), What::Material { inference: want.inference }))?;
         }
+        if let Some(shelf) = &self.shelf {
+            shelf.hold(want.inference);
+        }
         if let Some(intake) = &self.intake {
             // A receiver that is gone has left its reason in the stock, where the next taker finds it.
             let _ = intake.send(want);
@@ -467,6 +470,7 @@ struct Orders {
     /// To the dealer, if there is one.
     writer: Option<LinkWriter>,
     intake: Option<Sender<Want>>,
+    shelf: Option<Arc<Shelf>>,
     open: VecDeque<Want>,
     next: u64,
     planned: VecDeque<u32>,

@@ -14,9 +14,11 @@
 //! next start. How much there is to read is decided by the program: a file that is cut short or too long is refused, as is one of another
 //! batch, model, set of programs, party or index, or with a changed byte.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sprint_mpc_core::PartyId;
@@ -163,20 +165,46 @@ pub(crate) struct Shelf {
     batch: BatchId,
     model: Digest,
     programs: Digest,
+    /// Files opened when their index was ordered: the reader comes later, perhaps after the burn has deleted the name.
+    held: Mutex<BTreeMap<u64, File>>,
 }
 
 impl Shelf {
     /// `model` is what the material is bound to, the private part of the model aside.
     pub(crate) fn open(folder: &Path, party: PartyId, binding: &Binding, model: Digest) -> Result<Self, RoleError> {
         let seal = Seal::open(folder)?;
-        Ok(Self { folder: folder.to_owned(), seal, party, batch: binding.batch, model, programs: binding.program })
+        Ok(Self {
+            folder: folder.to_owned(),
+            seal,
+            party,
+            batch: binding.batch,
+            model,
+            programs: binding.program,
+            held: Mutex::default(),
+        })
+    }
+
+    /// Opens the file of an index that has just been ordered. One that cannot be opened is reported when it is read.
+    pub(crate) fn hold(&self, index: u64) {
+        if let Ok(file) = File::open(path_of(&self.folder, index)) {
+            self.held().insert(index, file);
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<u64, File>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The material of one inference, `due` bytes of it, for reading.
     pub(crate) fn read(&self, index: u64, program: u32, due: u64) -> Result<Pages<'_>, RoleError> {
+        let held = self.held().remove(&index);
+        self.pages(held, index, program, due)
+    }
+
+    fn pages(&self, held: Option<File>, index: u64, program: u32, due: u64) -> Result<Pages<'_>, RoleError> {
         let path = path_of(&self.folder, index);
         let refuse = |what: String| RoleError::Material { inference: index, what: format!("{}: {what}", path.display()) };
-        let mut file = File::open(&path).map_err(|e| match e.kind() {
+        let mut file = held.map_or_else(|| File::open(&path), Ok).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => refuse("the batch has none, or it has been used".into()),
             _ => RoleError::File { path: path.clone(), source: e },
         })?;
@@ -191,7 +219,7 @@ impl Shelf {
 
     /// Whether the material of one inference is there and what is asked for.
     pub(crate) fn check(&self, index: u64, program: u32) -> Result<(), RoleError> {
-        self.read(index, program, 0).map(drop)
+        self.pages(None, index, program, 0).map(drop)
     }
 
     /// Deletes the file of a burnt index; readers that have it open read on.
