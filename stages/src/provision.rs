@@ -405,7 +405,7 @@ impl Lease {
                     user: ec2.user.clone(),
                     host_key: host_key.trim().to_owned(),
                     identity: Some(self.login_key()),
-                    folder: "/tmp/sprint-flow".to_owned(),
+                    folder: default_folder(),
                 },
             })
         };

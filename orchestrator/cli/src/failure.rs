@@ -1,6 +1,7 @@
 //! A command's failure, with its documented exit code.
 
 use sprint_orchestrator::Diagnostics;
+pub(crate) use sprint_stage_api::with_causes as chain;
 
 /// An exit code of the documented set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,19 +75,4 @@ impl Failure {
             Self::Plain { code, .. } => *code,
         }
     }
-}
-
-/// `error: cause: cause`, leaving out a cause that the text before already ends with.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let next = cause.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        source = cause.source();
-    }
-    text
 }

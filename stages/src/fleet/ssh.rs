@@ -75,11 +75,19 @@ impl SshHost {
         &self.name
     }
 
-    /// Waits until the host lets us in, and makes the folder.
+    /// Waits until the host lets us in, and makes the folder, which holds a share: it and the folder above it must not be another user's.
     pub(crate) fn open(&self) -> Result<(), StageError> {
         let deadline = Instant::now() + BOOT;
         loop {
-            let made = self.run(&format!("umask 077 && mkdir -p '{}'", self.folder), None)?;
+            let (own, above) = (&self.folder, self.folder.rsplit_once('/').map_or("/", |(above, _)| above));
+            let made = self.run(
+                &format!(
+                    "umask 077 && mkdir -p '{own}' && {{ [ -O '{own}' ] && [ ! -L '{own}' ] && [ ! -L '{above}' ] \
+                     && {{ [ -O '{above}' ] || [ \"$(stat -c %u '{above}')\" = 0 ]; }} \
+                     || {{ echo '{above} belongs to somebody else: give another folder' >&2; exit 1; }}; }} && chmod 700 '{own}'"
+                ),
+                None,
+            )?;
             if made.status.success() {
                 return Ok(());
             }
