@@ -14,6 +14,7 @@ ap.add_argument("--bin", default="target/release/sprint-flow")
 ap.add_argument("--workflow", default="workflows/quickstart.yaml")
 ap.add_argument("--kills", type=int, default=20)
 ap.add_argument("--longest", type=float, default=40.0, help="seconds, of the random delay")
+ap.add_argument("--victims", default="orchestrator,stage,dealer,party 0,party 1", help="separated by commas")
 ap.add_argument("--seed", type=int, default=random.randrange(1 << 30))
 ap.add_argument("--set", action="append", default=[], help="passed on")
 opt = ap.parse_args()
@@ -83,7 +84,8 @@ def soak(name, pattern):
 
 
 failed = 0
-for name, pattern in VICTIMS.items():
+for name in opt.victims.split(","):
+    pattern = VICTIMS[name]
     begin = time.time()
     wrong = soak(name, pattern)
     failed += wrong is not None

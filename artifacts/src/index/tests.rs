@@ -125,8 +125,8 @@ fn assert_unharmed(root: &Path, truth: &Answers, what: &str) {
     assert_eq!(store.all_results().expect("found").records.len(), RECORDS as usize + 1, "{what}");
     assert_eq!(store.results_of_kind("kind-1@1").expect("found").records.len(), 9, "{what}");
     drop(store);
-    // Opening, closing and each of nine answers may wait for the limit once before the index is given up.
-    assert!(begin.elapsed() < LIMIT * 4, "{what}: took {:?}", begin.elapsed());
+    // Opening, closing and each of nine answers may wait for the limit once before the index is given up; the rest is for a busy machine.
+    assert!(begin.elapsed() < LIMIT * 30, "{what}: took {:?}", begin.elapsed());
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_database_that_hangs_panics_fails_or_lies_gives_the_same_answers_in_bounded_
         assert_eq!(store.all_results().expect("found").records.len(), RECORDS as usize + 1, "{what}");
         assert_eq!(store.index_status(), IndexStatus::Abandoned, "{what}");
         drop(store);
-        assert!(begin.elapsed() < LIMIT * 4, "{what}: took {:?}", begin.elapsed());
+        assert!(begin.elapsed() < LIMIT * 30, "{what}: took {:?}", begin.elapsed());
         // What the bad one left is not trusted by a good one.
         if what != "hangs" {
             assert_eq!(open(dir.path()).index_status(), IndexStatus::Rebuilt, "{what}");

@@ -91,10 +91,13 @@ impl S3Objects {
                 // 404 after an answer that got lost: the upload is gone because it was completed.
                 Err(Failed { missing_upload: true, error, .. }) => {
                     forget(note);
-                    return match self.compare(name, size, &composite(&sent)).await {
-                        Ok(creation) => Ok(creation),
-                        Err(_) => Err(error),
-                    };
+                    return self.compare(name, size, &composite(&sent)).await.map_err(|_| error);
+                }
+                // Success in words that cannot be read: the object itself says whether it is there.
+                Err(Failed { status: Some(200..=299), error, .. }) => {
+                    self.compare(name, size, &composite(&sent)).await.map_err(|_| error)?;
+                    forget(note);
+                    return Ok(Creation::New);
                 }
                 Err(failed) => return Err(failed.error),
             }

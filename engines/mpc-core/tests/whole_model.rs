@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use harness::{POLICY, Runs};
 use sprint_model::{Checkpoint, HeadSpec, LoraSpec, ModelSpec, Pooling, TargetModules};
@@ -10,8 +10,8 @@ use sprint_mpc_core::{Mode, Options};
 
 /// A pretrained encoder with a random head and random low-rank updates.
 fn model(change: impl Fn(&mut ModelSpec)) -> Checkpoint {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../workflows/quickstart/bert-tiny-5k");
-    let base = Checkpoint::open(&folder).expect("the quickstart's encoder is in the repository");
+    let base = Checkpoint::open(Path::new("../../workflows/quickstart/bert-tiny-5k"))
+        .expect("the quickstart's encoder is in the repository");
     let mut spec = base.spec().clone();
     spec.lora = Some(LoraSpec { rank: 8, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() });
     spec.head = Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 });

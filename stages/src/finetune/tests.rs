@@ -36,7 +36,7 @@ pub(crate) fn bench() -> Bench {
         vocab: 5500,
     };
     let (dataset, _) = dataset::store(bench.store(), task, &examples(240), &examples(40)).expect("stores");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../workflows/quickstart/bert-tiny-5k");
+    let folder = Path::new("../workflows/quickstart/bert-tiny-5k");
     let files = Manifest::builder("files@1", Secrecy::Secret)
         .path("config.json", folder.join("config.json"))
         .path("model.safetensors", folder.join("model.safetensors"));

@@ -26,7 +26,7 @@ fn bench(files: &[(&str, &[u8])]) -> Bench {
     for (name, bytes) in files {
         data = data.bytes(*name, bytes.to_vec());
     }
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../workflows/quickstart/bert-tiny-5k");
+    let model = Path::new("../workflows/quickstart/bert-tiny-5k");
     let encoder = Manifest::builder("files@1", Secrecy::Public)
         .path("config.json", model.join("config.json"))
         .path("tokenizer.json", model.join("tokenizer.json"));

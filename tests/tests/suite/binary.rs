@@ -1,5 +1,6 @@
 //! The program under test.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -67,5 +68,6 @@ pub(crate) fn finish(child: Child) -> Ended {
 
 /// A file of the quickstart.
 pub(crate) fn quickstart(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../workflows/quickstart").join(name)
+    // Cargo runs tests in their package's folder. A path compiled in would lead into whichever checkout last filled the target folder.
+    fs::canonicalize(Path::new("../workflows/quickstart").join(name)).expect("the quickstart is in the repository")
 }
