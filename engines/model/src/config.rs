@@ -117,6 +117,18 @@ impl ModelSpec {
         }
     }
 
+    /// roberta-large: 24 layers, 1024 channels.
+    pub fn roberta_large() -> Self {
+        let large = Self::bert(24, 1024, 16);
+        Self {
+            layers: large.layers,
+            hidden: large.hidden,
+            heads: large.heads,
+            intermediate: large.intermediate,
+            ..Self::roberta_base()
+        }
+    }
+
     /// bert-base-uncased: 12 layers, 768 channels.
     pub fn bert_base() -> Self {
         Self::bert(12, 768, 12)
@@ -125,6 +137,21 @@ impl ModelSpec {
     /// bert-tiny of Turc et al. 2019: 2 layers, 128 channels.
     pub fn bert_tiny() -> Self {
         Self::bert(2, 128, 2)
+    }
+
+    /// bert-small of Turc et al. 2019: 4 layers, 512 channels.
+    pub fn bert_small() -> Self {
+        Self::bert(4, 512, 8)
+    }
+
+    /// bert-medium of Turc et al. 2019: 8 layers, 512 channels.
+    pub fn bert_medium() -> Self {
+        Self::bert(8, 512, 8)
+    }
+
+    /// TinyBERT's smaller shape (Jiao et al. 2020): 4 layers, 312 channels.
+    pub fn tinybert() -> Self {
+        Self { intermediate: 1200, ..Self::bert(4, 312, 12) }
     }
 
     /// bert-tiny with the quickstart's pruned vocabulary of 5,500 pieces and 128 positions.
@@ -137,10 +164,27 @@ impl ModelSpec {
         Self::bert(6, 384, 12)
     }
 
+    /// The names that [`ModelSpec::named`] knows.
+    pub const NAMES: [&str; 9] = [
+        "roberta-base",
+        "roberta-large",
+        "bert-base",
+        "bert-medium",
+        "bert-small",
+        "bert-tiny",
+        "bert-tiny-5k",
+        "minilm-l6",
+        "tinybert",
+    ];
+
     /// Every published shape by the name it is known by.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "roberta-base" => Some(Self::roberta_base()),
+            "roberta-large" => Some(Self::roberta_large()),
+            "bert-small" => Some(Self::bert_small()),
+            "bert-medium" => Some(Self::bert_medium()),
+            "tinybert" => Some(Self::tinybert()),
             "bert-base" => Some(Self::bert_base()),
             "bert-tiny" => Some(Self::bert_tiny()),
             "bert-tiny-5k" => Some(Self::bert_tiny_5k()),

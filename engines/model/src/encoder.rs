@@ -1,6 +1,6 @@
 //! The model, written once.
 
-use crate::{EmbeddingEngine, Engine, Func, Linear, ModelSpec, Softmax};
+use crate::{EmbeddingEngine, Engine, Func, Linear, ModelSpec, Pooling, Softmax};
 
 /// Token ids to embedding output, `[b, t, hidden]`. A client of a private inference computes this itself: all its tables are public.
 pub fn embed<E: EmbeddingEngine>(e: &mut E, spec: &ModelSpec) -> Result<E::Act, E::Error> {
@@ -19,17 +19,39 @@ pub fn embed<E: EmbeddingEngine>(e: &mut E, spec: &ModelSpec) -> Result<E::Act, 
 pub fn encode<E: Engine>(e: &mut E, spec: &ModelSpec, embedded: &E::Act) -> Result<E::Act, E::Error> {
     let mut x = embedded.clone();
     for index in 0..spec.layers {
-        x = encoder_layer(e, spec, index, &x)?;
+        x = encoder_layer(e, spec, index, &x, Rows::All)?;
     }
     Ok(x)
 }
 
+/// Embedding output to logits, `[b, 1, outputs]`: the function of [`encode`] and then [`classify`]. Where the head reads the first token alone,
+/// the last layer computes that token alone: its keys and values come from every token, all else is `1/t` of the work.
+pub fn encode_and_classify<E: Engine>(e: &mut E, spec: &ModelSpec, embedded: &E::Act) -> Result<E::Act, E::Error> {
+    let pooling = spec.head.as_ref().map_or(Pooling::First, |head| head.pooling);
+    let (Pooling::First, Some(last)) = (pooling, spec.layers.checked_sub(1)) else {
+        let hidden = encode(e, spec, embedded)?;
+        return classify(e, spec, &hidden);
+    };
+    let mut x = embedded.clone();
+    for index in 0..last {
+        x = encoder_layer(e, spec, index, &x, Rows::All)?;
+    }
+    let first = encoder_layer(e, spec, last, &x, Rows::First)?;
+    classify_pooled(e, spec, &first)
+}
+
 /// Last hidden state to logits, `[b, 1, outputs]`. A spec without a head has no logits: the hidden state comes back pooled.
 pub fn classify<E: Engine>(e: &mut E, spec: &ModelSpec, hidden: &E::Act) -> Result<E::Act, E::Error> {
+    let pooling = spec.head.as_ref().map_or(Pooling::First, |head| head.pooling);
+    let pooled = e.pool(hidden, pooling)?;
+    classify_pooled(e, spec, &pooled)
+}
+
+fn classify_pooled<E: Engine>(e: &mut E, spec: &ModelSpec, pooled: &E::Act) -> Result<E::Act, E::Error> {
     e.enter("head");
-    let Some(head) = &spec.head else { return e.pool(hidden, crate::Pooling::First) };
+    let Some(head) = &spec.head else { return Ok(pooled.clone()) };
     let (dense, out) = spec.head_linears(head);
-    let mut x = e.pool(hidden, head.pooling)?;
+    let mut x = pooled.clone();
     if let Some(dense) = dense {
         x = e.dropout(&x, head.dropout)?;
         x = e.linear(&x, &dense)?;
@@ -46,22 +68,32 @@ pub fn classify<E: Engine>(e: &mut E, spec: &ModelSpec, hidden: &E::Act) -> Resu
 /// Token ids to logits, in the clear.
 pub fn logits<E: EmbeddingEngine>(e: &mut E, spec: &ModelSpec) -> Result<E::Act, E::Error> {
     let embedded = embed(e, spec)?;
-    let hidden = encode(e, spec, &embedded)?;
-    classify(e, spec, &hidden)
+    encode_and_classify(e, spec, &embedded)
 }
 
-fn encoder_layer<E: Engine>(e: &mut E, spec: &ModelSpec, index: usize, x: &E::Act) -> Result<E::Act, E::Error> {
+/// Which tokens a layer computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    All,
+    First,
+}
+
+fn encoder_layer<E: Engine>(e: &mut E, spec: &ModelSpec, index: usize, x: &E::Act, rows: Rows) -> Result<E::Act, E::Error> {
     let at = spec.layer_path(index);
     let [query, key, value, attention_output, intermediate, output] = spec.layer_linears(index);
 
     e.enter(&format!("layer.{index}.attention"));
-    let q = dense(e, x, &query)?;
+    let asking = match rows {
+        Rows::All => x.clone(),
+        Rows::First => e.pool(x, Pooling::First)?,
+    };
+    let q = dense(e, &asking, &query)?;
     let k = dense(e, x, &key)?;
     let v = dense(e, x, &value)?;
     let context = attention(e, spec, &q, &k, &v)?;
     let context = dense(e, &context, &attention_output)?;
     let context = e.dropout(&context, spec.hidden_dropout)?;
-    let sum = e.add(&context, x)?;
+    let sum = e.add(&context, &asking)?;
     e.enter(&format!("layer.{index}.attention.norm"));
     let x = e.layer_norm(&sum, &spec.norm(at.join("attention.output.LayerNorm")))?;
 
@@ -103,7 +135,7 @@ pub fn attention<E: Engine>(e: &mut E, spec: &ModelSpec, q: &E::Act, k: &E::Act,
     let weights = numerators(e, spec.softmax, &s)?;
     let context = e.attend(&weights, &v)?;
     let context = match spec.softmax {
-        Softmax::ReluOverLength => e.divide_by_length(&context)?,
+        Softmax::ReluOverLength | Softmax::ScoresOverLength => e.divide_by_length(&context)?,
         softmax => normalise(e, softmax, &weights, &context)?,
     };
     e.merge_heads(&context)
@@ -134,6 +166,7 @@ fn numerators<E: Engine>(e: &mut E, softmax: Softmax, s: &E::Heads) -> Result<E:
             let s = e.mask_keys(s)?;
             e.map_heads(&s, Func::Relu)
         }
+        Softmax::ScoresOverLength => e.drop_keys(s),
     }
 }
 
@@ -143,4 +176,25 @@ fn normalise<E: Engine>(e: &mut E, softmax: Softmax, weights: &E::Heads, context
     let sum = e.row_sum(weights)?;
     let inverse = e.reciprocal_rows(&sum, lo, hi_per_key)?;
     e.mul_rows(context, &inverse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{Reference, variants};
+
+    #[test]
+    fn a_last_layer_of_the_first_token_gives_the_logits_of_the_whole() {
+        for fixture in variants() {
+            let spec = fixture.checkpoint.spec();
+            let mut e = Reference::new(&fixture.checkpoint, &fixture.batch);
+            let embedded = embed(&mut e, spec).expect("the fixture fits");
+            let short = encode_and_classify(&mut e, spec, &embedded).expect("logits");
+            let hidden = encode(&mut e, spec, &embedded).expect("hidden states");
+            let whole = classify(&mut e, spec, &hidden).expect("logits");
+            assert_eq!(short.shape, whole.shape, "{}", fixture.name);
+            let close = short.data.iter().zip(&whole.data).all(|(a, b)| (a - b).abs() <= 1e-12 * b.abs().max(1.0));
+            assert!(close, "{}: {:?} for {:?}", fixture.name, short.data, whole.data);
+        }
+    }
 }

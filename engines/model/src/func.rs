@@ -22,9 +22,12 @@ pub enum Func {
     /// BOLT's piecewise polynomial of degree 4 on `|x| ≤ 2.7`, `max(x, 0)` beyond (Pang et al., S&P 2024; max error against
     /// [`Func::Gelu`] 9.4e-3).
     BoltGelu,
-    /// `x·min(max(x + 3, 0), 6)/6`: hard-swish, SPRINT's `hard_gelu`.
+    /// `x/2·(1 + h(√(2/π)(x + 0.044715x³)))` with `h(u) = min(max(u, -1), 1)`: [`Func::GeluTanh`] with a hard tanh, SPRINT's `hard_gelu`
+    /// (max error against [`Func::Gelu`] 0.14).
     HardGelu,
-    /// `0.125x² + 0.25x + 0.5`, MPCFormer's Quad.
+    /// `x·min(max(x + 3, 0), 6)/6` (Howard et al. 2019).
+    HardSwish,
+    /// `0.125x² + 0.25x + 0.5`, MPCFormer's Quad (SPRINT has its two last coefficients the other way round).
     Quad,
     /// `x²`.
     Square,
@@ -50,6 +53,10 @@ pub enum Func {
 }
 
 impl Func {
+    /// Coefficients of [`Func::HardGelu`] in `y = |x|`, as [`Func::BOLT_GELU`]'s, up to [`Func::HARD_GELU_EDGE`].
+    pub const HARD_GELU: [f64; 5] = [0.5 * 0.044715 * ROOT_2_OVER_PI, 0.0, 0.5 * ROOT_2_OVER_PI, 0.0, 0.0];
+    /// Where the hard tanh of [`Func::HardGelu`] saturates: the root of `√(2/π)(x + 0.044715x³) = 1`.
+    pub const HARD_GELU_EDGE: f64 = 1.179_870_202_752_698;
     /// Coefficients of [`Func::BoltGelu`] in `y = |x| ≤ 2.7`: `((((c₀y + c₁)y + c₂)y + c₃)y + c₄) + x/2`.
     pub const BOLT_GELU: [f64; 5] = BOLT_GELU;
     /// Where [`Func::BoltGelu`] becomes `max(x, 0)`.
@@ -62,11 +69,15 @@ impl Func {
             Self::Relu6 => x.clamp(0.0, 6.0),
             Self::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
             Self::GeluTanh => {
-                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                let inner = ROOT_2_OVER_PI * (x + 0.044715 * x * x * x);
                 0.5 * x * (1.0 + inner.tanh())
             }
             Self::BoltGelu => bolt_gelu(x),
-            Self::HardGelu => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
+            Self::HardGelu => {
+                let inner = ROOT_2_OVER_PI * (x + 0.044715 * x * x * x);
+                0.5 * x * (1.0 + inner.clamp(-1.0, 1.0))
+            }
+            Self::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
             Self::Quad => 0.125 * x * x + 0.25 * x + 0.5,
             Self::Square => x * x,
             Self::Tanh => x.tanh(),
@@ -77,6 +88,9 @@ impl Func {
         }
     }
 }
+
+/// `√(2/π)`.
+const ROOT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
 
 /// Coefficients of BOLT's polynomial in `|x|`: `a|x|⁴ + b|x|³ + c|x|² + d|x| + e + x/2` for `|x| ≤ 2.7`.
 pub(crate) const BOLT_GELU: [f64; 5] = [

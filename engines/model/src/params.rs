@@ -209,6 +209,12 @@ mod tests {
         // roberta-base without pooler has 124,055,040 parameters; the pooler of the published 124,645,632 has 768·769.
         assert_eq!(count(&ModelSpec::roberta_base().parameters()), 124_645_632 - 768 * 769);
         assert_eq!(count(&ModelSpec::bert_base().parameters()), 109_482_240 - 768 * 769);
+        let others = [("roberta-large", 355_359_744, 1024), ("bert-medium", 41_373_184, 512), ("bert-small", 28_763_648, 512)];
+        for (name, published, hidden) in others {
+            let spec = ModelSpec::named(name).expect("known");
+            assert_eq!(count(&spec.parameters()), published - hidden * (hidden + 1), "{name}");
+        }
+        assert_eq!(count(&ModelSpec::tinybert().parameters()), 14_350_248 - 312 * 313);
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub enum Activation {
     Relu,
     /// [`Func::Relu6`].
     Relu6,
-    /// [`Func::Gelu`].
+    /// [`Func::Gelu`]; also read from SPRINT's name `erf_gelu`.
+    #[serde(alias = "erf_gelu")]
     Gelu,
     /// [`Func::GeluTanh`].
     GeluTanh,
@@ -30,6 +31,8 @@ pub enum Activation {
     BoltGelu,
     /// [`Func::HardGelu`].
     HardGelu,
+    /// [`Func::HardSwish`].
+    HardSwish,
     /// [`Func::Quad`].
     Quad,
 }
@@ -44,39 +47,49 @@ impl Activation {
             Self::GeluTanh => Func::GeluTanh,
             Self::BoltGelu => Func::BoltGelu,
             Self::HardGelu => Func::HardGelu,
+            Self::HardSwish => Func::HardSwish,
             Self::Quad => Func::Quad,
         }
     }
 }
 
-/// How attention scores `s` (already divided by `√d`) become weights.
+/// How attention scores `s` (already divided by `√d`) become weights. SPRINT's names are read too. Its `softmax_nn` (MA-BERT's perceptron over
+/// exactly 128 keys) is not here: the weights that it needs were not published with it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
 pub enum Softmax {
     /// `exp(s - max)/Σ`.
+    #[serde(alias = "softmax")]
     Exact,
     /// `exp(s - shift)/Σ` with a public shift in place of the maximum (SPRINT's `softmax_max`); scores must stay below `shift`.
+    #[serde(alias = "softmax_max")]
     Shifted {
         /// The public bound.
         shift: f64,
     },
-    /// `exp(s/temperature - max)/Σ` (SPRINT's `scaled_attention`).
+    /// `exp(s/temperature - max)/Σ`.
     Scaled {
         /// The temperature.
         temperature: f64,
     },
     /// `(relu(s) + ε)/Σ` (2ReLU, SecureML / MPCFormer).
+    #[serde(alias = "2relu", alias = "2RELU", alias = "softmax_2RELU")]
     TwoRelu {
         /// ε.
         eps: f64,
     },
     /// `(s + c)²/Σ` (2Quad, MPCFormer).
+    #[serde(alias = "2quad", alias = "2QUAD", alias = "softmax_2QUAD")]
     TwoQuad {
         /// c, 5 in MPCFormer.
         c: f64,
     },
     /// `relu(s)/tokens` (SPRINT's `relurs`: Wortsman et al. 2023), no secret divisor.
+    #[serde(alias = "relurs")]
     ReluOverLength,
+    /// `s/tokens` (SPRINT's `scaled_attention`, there without the division by `√d`): linear attention.
+    #[serde(alias = "scaled_attention")]
+    ScoresOverLength,
 }
 
 impl Softmax {
@@ -84,7 +97,7 @@ impl Softmax {
     /// numerator is 1; a sum that is a public number has no bounds to keep.
     pub fn sum_bounds(self) -> (f64, f64) {
         match self {
-            Self::Exact | Self::Scaled { .. } | Self::ReluOverLength => (1.0, 1.0),
+            Self::Exact | Self::Scaled { .. } | Self::ReluOverLength | Self::ScoresOverLength => (1.0, 1.0),
             Self::Shifted { .. } => ((-12.0_f64).exp(), 1.0),
             Self::TwoRelu { eps } => (eps, 64.0),
             Self::TwoQuad { .. } => (1.0 / 16.0, 1024.0),

@@ -63,8 +63,8 @@ fn check(cases: Vec<(String, ModelSpec)>, options: &Options) {
 
 #[test]
 fn every_activation_is_the_float_models() {
-    use Activation::{BoltGelu, Gelu, GeluTanh, HardGelu, Quad, Relu, Relu6};
-    let all = [Relu, Relu6, Gelu, GeluTanh, BoltGelu, HardGelu, Quad];
+    use Activation::{BoltGelu, Gelu, GeluTanh, HardGelu, HardSwish, Quad, Relu, Relu6};
+    let all = [Relu, Relu6, Gelu, GeluTanh, BoltGelu, HardGelu, HardSwish, Quad];
     check(all.map(|activation| (format!("{activation:?}"), tiny(|s| s.activation = activation))).to_vec(), &options());
 }
 
@@ -78,6 +78,7 @@ fn every_softmax_is_the_float_models() {
         Softmax::TwoRelu { eps: 0.01 },
         Softmax::TwoQuad { c: 5.0 },
         Softmax::ReluOverLength,
+        Softmax::ScoresOverLength,
     ];
     check(all.map(|softmax| (format!("{softmax:?}"), tiny(|s| s.softmax = softmax))).to_vec(), &options());
 }

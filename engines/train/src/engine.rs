@@ -222,7 +222,12 @@ fn apply<const D: usize>(x: Tensor<D>, f: Func) -> Tensor<D> {
             x.mul_scalar(0.5) * (inner.tanh().add_scalar(1.0))
         }
         Func::BoltGelu => bolt_gelu(x),
-        Func::HardGelu => x.clone() * x.add_scalar(3.0).clamp(0.0, 6.0).mul_scalar(1.0 / 6.0),
+        Func::HardGelu => {
+            let cubed = x.clone().powi_scalar(3).mul_scalar(0.044715);
+            let inner = (x.clone() + cubed).mul_scalar((2.0 / std::f64::consts::PI).sqrt());
+            x.mul_scalar(0.5) * (inner.clamp(-1.0, 1.0).add_scalar(1.0))
+        }
+        Func::HardSwish => x.clone() * x.add_scalar(3.0).clamp(0.0, 6.0).mul_scalar(1.0 / 6.0),
         Func::Quad => x.clone().square().mul_scalar(0.125) + x.mul_scalar(0.25).add_scalar(0.5),
         Func::Square => x.square(),
         Func::Tanh => x.tanh(),

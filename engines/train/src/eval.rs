@@ -1,6 +1,6 @@
 //! Forward passes without gradients.
 
-use sprint_model::{Batch, BatchError, Checkpoint, Example, ModelSpec, buckets_by_length, classify, embed, encode};
+use sprint_model::{Batch, BatchError, Checkpoint, Example, ModelSpec, buckets_by_length, embed, encode, encode_and_classify};
 use thiserror::Error;
 
 use crate::device::{Backend, BackendMissing};
@@ -54,8 +54,7 @@ impl Evaluator {
     pub fn predict(&self, examples: &[Example]) -> Result<Vec<Vec<f32>>, EvalError> {
         self.forward(examples, |engine, spec| {
             let embedded = embed(engine, spec)?;
-            let hidden = encode(engine, spec, &embedded)?;
-            let logits = classify(engine, spec, &hidden)?;
+            let logits = encode_and_classify(engine, spec, &embedded)?;
             let width = logits.dims()[2];
             Ok(read(logits).chunks_exact(width).map(<[f32]>::to_vec).collect())
         })

@@ -1,7 +1,7 @@
 //! Exact per-example gradients in one backward pass.
 
 use burn::tensor::{Tensor, TensorData};
-use sprint_model::{Batch, ModelSpec, classify, embed, encode};
+use sprint_model::{Batch, ModelSpec, embed, encode_and_classify};
 
 use crate::device::Backend;
 use crate::dropout::DropoutMasks;
@@ -52,8 +52,7 @@ impl Differentiable<'_> {
         let masks = dropout.map(|(seed, step)| DropoutMasks::new(seed, step, examples));
         let mut engine = BurnEngine::new(self.backend, params, batch, masks);
         let embedded = embed(&mut engine, self.spec)?;
-        let hidden = encode(&mut engine, self.spec, &embedded)?;
-        let logits = classify(&mut engine, self.spec, &hidden)?;
+        let logits = encode_and_classify(&mut engine, self.spec, &embedded)?;
         let losses = loss::per_example(&logits, batch.labels(), self.backend);
         let mut tape = losses.clone().sum().backward();
         let mut blocks = Vec::with_capacity(leaves.len());
@@ -271,10 +270,13 @@ mod tests {
             Softmax::TwoRelu { eps: 0.05 },
             Softmax::TwoQuad { c: 5.0 },
             Softmax::ReluOverLength,
+            Softmax::ScoresOverLength,
         ] {
             check_differences(&world(tuning, &[], |spec| spec.softmax = softmax), &format!("{softmax:?}"));
         }
-        for activation in [Activation::GeluTanh, Activation::BoltGelu, Activation::HardGelu, Activation::Quad] {
+        for activation in
+            [Activation::GeluTanh, Activation::BoltGelu, Activation::HardGelu, Activation::HardSwish, Activation::Quad]
+        {
             check_differences(&world(tuning, &[], |spec| spec.activation = activation), &format!("{activation:?}"));
         }
         let caps = SoftCaps { embedding: Some(2.0), attention: Some(3.0), logits: Some(1.5) };

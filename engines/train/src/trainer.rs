@@ -59,6 +59,11 @@ pub trait TrainObserver {
         let _ = progress;
     }
 
+    /// Whether to take a snapshot after this step although `snapshot_every` does not ask for one: time has passed, or the end is near.
+    fn wants_snapshot(&mut self) -> bool {
+        false
+    }
+
     /// Keeps a snapshot, replacing the last one; returns when it is durable. Snapshots are secret.
     fn snapshot(&mut self, bytes: &[u8]) -> io::Result<()> {
         let _ = bytes;
@@ -163,7 +168,7 @@ pub(crate) fn train_with(
         run.step += 1;
         observer.progress(&Progress { step: run.step, steps: budget.steps, learning_rate, loss: outcome.loss });
         let due = config.snapshot_every > 0 && run.step.is_multiple_of(config.snapshot_every);
-        if due && run.step < budget.steps {
+        if (due || observer.wants_snapshot()) && run.step < budget.steps {
             let bytes = run.snapshot(&digest, &budget).encode()?;
             observer.snapshot(&bytes).map_err(TrainError::KeepSnapshot)?;
         }

@@ -11,6 +11,7 @@ mod trials;
 pub(crate) mod tests;
 
 use std::io;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use sprint_artifacts::{Digest, Manifest, Secrecy};
@@ -116,11 +117,12 @@ fn attempt(
     if resume.is_some() {
         ctx.log("continuing from a checkpoint; steps repeated since then are charged again");
     }
-    match train(inputs, config, accounting(ctx, config)?, resume.as_deref(), &mut Watcher { ctx }) {
+    let mut watcher = Watcher { ctx, kept: Instant::now() };
+    match train(inputs, config, accounting(ctx, config)?, resume.as_deref(), &mut watcher) {
         // A checkpoint that cannot be read costs steps, not the run: the ledger still charges what was spent.
         Err(TrainError::Snapshot(e)) => {
             ctx.log(format!("the checkpoint is of no use ({}); training starts again", with_causes(&e)));
-            train(inputs, config, accounting(ctx, config)?, None, &mut Watcher { ctx }).map_err(stage_error)
+            train(inputs, config, accounting(ctx, config)?, None, &mut watcher).map_err(stage_error)
         }
         other => other.map_err(stage_error),
     }
@@ -184,6 +186,7 @@ fn stage_error(error: TrainError) -> StageError {
 /// Passes the trainer's progress and checkpoints on.
 struct Watcher<'a, 'c> {
     ctx: &'a StageContext<'c>,
+    kept: Instant,
 }
 
 impl TrainObserver for Watcher<'_, '_> {
@@ -193,7 +196,13 @@ impl TrainObserver for Watcher<'_, '_> {
         self.ctx.progress(progress.step, Some(progress.steps), "steps", Some(note));
     }
 
+    /// By the workflow's clock (`checkpoint: {every: 10m}`), and before a cancelled run ends.
+    fn wants_snapshot(&mut self) -> bool {
+        self.ctx.is_cancelled() || self.ctx.checkpoints().every().is_some_and(|every| self.kept.elapsed() >= every)
+    }
+
     fn snapshot(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.kept = Instant::now();
         self.ctx.checkpoints().offer(bytes).map_err(io::Error::other)
     }
 

@@ -107,22 +107,40 @@ fn trainings_on_the_same_data_are_composed_in_the_report() {
     assert_eq!(third.trials.expect("a private run").claim, None);
 }
 
-#[test]
-fn a_stopped_run_goes_on_from_its_checkpoint_and_charges_every_attempt() {
-    let bench = bench();
-    let stage = Finetune::new();
-    let params = stage.normalise(&recipe()).expect("valid");
+/// Stops a training after `steps` more lines of its log than there are; what it leaves to go on from.
+fn stopped(bench: &Bench, params: &Value, lines: usize) -> Vec<u8> {
     let before = bench.events.count();
-    let cancelled = || bench.events.count() > before + 6;
-    let error = bench.run_until(&stage, &params, &cancelled).expect_err("stopped after a few steps");
+    let cancelled = || bench.events.count() > before + lines;
+    let error = bench.run_until(&Finetune::new(), params, &cancelled).expect_err("stopped after a few steps");
     assert_eq!(error.class, ErrorClass::Cancelled);
-    assert!(bench.checkpoints().latest().expect("reads").is_some(), "four steps were taken");
-    let outputs = bench.run_normalised(&stage, &params).expect("goes on");
+    bench.checkpoints().latest().expect("reads").expect("a checkpoint is kept before it stops")
+}
+
+#[test]
+fn a_stopped_run_goes_on_where_it_stopped() {
+    let bench = bench();
+    let params = Finetune::new().normalise(&recipe()).expect("valid");
+    stopped(&bench, &params, 6);
+    let outputs = bench.run_normalised(&Finetune::new(), &params).expect("goes on");
     let claim = document(&bench, &outputs).claim;
-    assert!(claim.steps.expect("charged") > 12, "repeated steps are charged: {claim:?}");
-    assert!(claim.private && claim.epsilon.expect("claimed") > 0.0);
+    assert_eq!(claim.steps, Some(12), "no step is repeated: {claim:?}");
+    assert!(claim.private && claim.epsilon.expect("claimed") <= 8.0);
     assert_eq!(bench.output(&outputs, "model").0.meta().get("private"), None);
     assert!(bench.events.lines().iter().any(|l| l.contains("continuing from a checkpoint")));
+}
+
+#[test]
+fn a_run_from_an_older_checkpoint_charges_every_attempt() {
+    let bench = bench();
+    let params = Finetune::new().normalise(&recipe()).expect("valid");
+    let older = stopped(&bench, &params, 5);
+    stopped(&bench, &params, 5);
+    // As after a crash: what came after this checkpoint was never kept.
+    bench.checkpoints().offer(&older).expect("kept");
+    let outputs = bench.run_normalised(&Finetune::new(), &params).expect("goes on");
+    let claim = document(&bench, &outputs).claim;
+    assert!(claim.steps.expect("charged") > 12, "repeated steps are charged: {claim:?}");
+    assert!(claim.private && claim.epsilon.expect("claimed") > 8.0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Whole runs of the model through the oracle.
 
-use sprint_model::{Batch, Checkpoint, Engine, Pooling, classify, embed, encode};
+use sprint_model::{Batch, Checkpoint, Engine, Pooling, embed, encode, encode_and_classify};
 
 use super::{FloatAct, FloatEngine, FloatError};
 
@@ -19,8 +19,7 @@ pub fn run_logits(checkpoint: &Checkpoint, batch: &Batch) -> Result<Vec<Vec<f32>
     let mut engine = FloatEngine::new(checkpoint, batch)?;
     let spec = checkpoint.spec();
     let embedded = embed(&mut engine, spec)?;
-    let hidden = encode(&mut engine, spec, &embedded)?;
-    Ok(rows(&classify(&mut engine, spec, &hidden)?))
+    Ok(rows(&encode_and_classify(&mut engine, spec, &embedded)?))
 }
 
 /// The last hidden state, `[size, tokens, hidden]`.

@@ -1,7 +1,7 @@
 //! One operation, or one piece of the model, and the operands it is tried on.
 
 use super::{Fixture, Noise, Reference, Values};
-use crate::{Engine, Func, LayerNorm, Linear, ModelSpec, ParamPath, Pooling, attention, classify, embed, encode};
+use crate::{Engine, Func, LayerNorm, Linear, ModelSpec, ParamPath, Pooling, attention, embed, encode, encode_and_classify};
 
 /// A tensor of either kind.
 pub(super) enum Operand<A, H> {
@@ -66,7 +66,7 @@ pub(super) fn apply<E: Engine>(
             Operation::Pool(pooling) => e.pool(x, *pooling).map(Act),
             Operation::SplitHeads(heads) => e.split_heads(x, *heads).map(Heads),
             Operation::Encode(spec) => encode(e, spec, x).map(Act),
-            Operation::EncodeAndClassify(spec) => encode(e, spec, x).and_then(|hidden| classify(e, spec, &hidden)).map(Act),
+            Operation::EncodeAndClassify(spec) => encode_and_classify(e, spec, x).map(Act),
             _ => unreachable!("the suite gives each operation its operands"),
         },
         [Act(q), Act(k), Act(v)] => match operation {
@@ -112,13 +112,14 @@ fn apply_heads<E: Engine>(e: &mut E, operation: &Operation<'_>, s: &E::Heads) ->
 }
 
 /// Every function with the interval it is tried on.
-const FUNCTIONS: [(&str, Func, f64, f64); 13] = [
+const FUNCTIONS: [(&str, Func, f64, f64); 14] = [
     ("relu", Func::Relu, -8.0, 8.0),
     ("relu6", Func::Relu6, -8.0, 8.0),
     ("gelu", Func::Gelu, -8.0, 8.0),
     ("gelu_tanh", Func::GeluTanh, -8.0, 8.0),
     ("bolt_gelu", Func::BoltGelu, -8.0, 8.0),
     ("hard_gelu", Func::HardGelu, -8.0, 8.0),
+    ("hard_swish", Func::HardSwish, -8.0, 8.0),
     ("quad", Func::Quad, -8.0, 8.0),
     ("square", Func::Square, -8.0, 8.0),
     ("tanh", Func::Tanh, -8.0, 8.0),

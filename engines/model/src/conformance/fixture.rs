@@ -101,6 +101,7 @@ pub fn variants() -> Vec<Fixture> {
         Fixture::new("gelu_tanh, 2relu", one(Activation::GeluTanh, Softmax::TwoRelu { eps: 0.01 })),
         Fixture::new("bolt_gelu, 2quad", one(Activation::BoltGelu, Softmax::TwoQuad { c: 5.0 })),
         Fixture::new("hard_gelu, relu over length", one(Activation::HardGelu, Softmax::ReluOverLength)),
+        Fixture::new("hard_swish, scores over length", one(Activation::HardSwish, Softmax::ScoresOverLength)),
         Fixture::new("quad, exact softmax", one(Activation::Quad, Softmax::Exact)),
     ]
 }

@@ -45,9 +45,12 @@ impl Engine for Lowering {
         let (b, t, c) = (self.batch, x.tokens, x.channels);
         match pooling {
             Pooling::First => {
+                if let Some(normed) = x.as_normed() {
+                    let first = self.first_rows(&normed.clone(), t, c)?;
+                    return Ok(Act { terms: vec![(Term::Normed(first), 1.0)], tokens: 1, channels: c });
+                }
                 let v = self.materialise(x, 26, 40, false)?;
-                let view = Strided::new(0, &[(b, t * c), (c, 1)]);
-                Ok(Act::value(Val { node: self.b.push(Op::Gather { src: v.node, view }, b * c), ..v }, 1, c))
+                Ok(Act::value(self.first_of(v, t, c), 1, c))
             }
             Pooling::Mean => {
                 let (f, bits) = Precision::MEAN;

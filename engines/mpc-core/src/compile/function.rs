@@ -39,8 +39,9 @@ impl Lowering {
                 Some(y) => Ok(y),
                 None => Ok(self.gelu(x, f, ring)),
             },
-            Func::BoltGelu => Ok(self.bolt_gelu(x, ring)),
-            Func::HardGelu => Ok(self.hard_gelu(x, ring)),
+            Func::BoltGelu => Ok(self.polynomial_gelu(x, ring, Func::BOLT_GELU_EDGE, Func::BOLT_GELU)),
+            Func::HardGelu => Ok(self.polynomial_gelu(x, ring, Func::HARD_GELU_EDGE, Func::HARD_GELU)),
+            Func::HardSwish => Ok(self.hard_swish(x, ring)),
             Func::Tanh => self.soft_cap(x, 1.0, ring),
             Func::SoftCap { cap } => self.soft_cap(x, cap, ring),
             other => {
@@ -134,11 +135,10 @@ impl Lowering {
         self.sum(inside, above)
     }
 
-    /// Two polynomials of degree 4, for `0 ≤ x < 2.7` and `-2.7 ≤ x < 0`, and `x` above.
-    fn bolt_gelu(&mut self, x: Val, ring: u32) -> Val {
+    /// Two polynomials of degree 4, for `0 ≤ x < edge` and `-edge ≤ x < 0`, and `x` above: `x/2` and the coefficients in `|x|`.
+    fn polynomial_gelu(&mut self, x: Val, ring: u32, edge: f64, [a, b, c, d, e]: [f64; 5]) -> Val {
         const FINE: u32 = 58;
         const ARGUMENT: u32 = 10;
-        let (edge, [a, b, c, d, e]) = (Func::BOLT_GELU_EDGE, Func::BOLT_GELU);
         let f = Precision::ARGUMENT.0;
         let x = self.fit(x, f, ring);
         let open = self.argument(x, ring);
@@ -172,7 +172,7 @@ impl Lowering {
     }
 
     /// `x(x+3)/6` on `[-3, 3)`, `x` above.
-    fn hard_gelu(&mut self, x: Val, ring: u32) -> Val {
+    fn hard_swish(&mut self, x: Val, ring: u32) -> Val {
         let f = Precision::ARGUMENT.0;
         let open = self.argument(x, ring);
         let len = self.b.len(open);

@@ -30,7 +30,7 @@ mod norm;
 mod smooth;
 
 use serde::{Deserialize, Serialize};
-use sprint_model::{Calibration, ModelSpec, Softmax, WeightPolicy, classify, encode};
+use sprint_model::{Calibration, ModelSpec, Softmax, WeightPolicy, encode, encode_and_classify};
 
 use crate::program::{Builder, Finish, Form, Fourier, Input, Interval, NodeId, Op, Program, View};
 
@@ -205,7 +205,8 @@ impl Attention {
         }
         // Relu has to see a masked score as negative, and to fit its argument's ring besides.
         let key_mask = if softmax == Softmax::ReluOverLength { 120.0 } else { 240.0 };
-        let (least, most) = if softmax == Softmax::ReluOverLength { (1.0, 64.0) } else { (least, most) };
+        let by_length = matches!(softmax, Softmax::ReluOverLength | Softmax::ScoresOverLength);
+        let (least, most) = if by_length { (1.0, 64.0) } else { (least, most) };
         Ok(Self::of((least, most * tokens as f64 * 1.02), most, Self::WEIGHTED, Self::SCORES, key_mask))
     }
 }
@@ -284,10 +285,9 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
     let len = options.batch * options.tokens * spec.hidden;
     let node = lowering.b.input(Input::Embedded, len);
     let embedded = Act::value(Val { node, ring: 64, f: Precision::INPUT }, options.tokens, spec.hidden);
-    let hidden = encode(&mut lowering, spec, &embedded)?;
     let result = match options.output {
-        Output::Logits => classify(&mut lowering, spec, &hidden)?,
-        Output::Hidden => hidden,
+        Output::Logits => encode_and_classify(&mut lowering, spec, &embedded)?,
+        Output::Hidden => encode(&mut lowering, spec, &embedded)?,
     };
     let mut output = lowering.materialise(&result, 16, 28, false)?;
     let alarms = lowering.alarms();

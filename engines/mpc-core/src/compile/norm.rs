@@ -3,8 +3,8 @@
 use sprint_model::LayerNorm;
 
 use super::act::{Act, Normed, Term};
-use super::{CompileError, Lowering, Precision};
-use crate::program::{Op, View};
+use super::{CompileError, Lowering, Precision, Val};
+use crate::program::{NodeId, Op, Strided, View};
 
 impl Lowering {
     /// `γ·(x - mean)/√(var + ε) + β`; γ and β wait for the consumer, which may fold them into its weights.
@@ -17,7 +17,7 @@ impl Lowering {
         let d = self.open(deviation, ring, true, true);
         let squares = self.product(&[(d, View::ALL), (d, View::ALL)], len, 2 * f);
         let node = self.b.push(Op::SumGroups { src: squares.node, group: width }, rows);
-        let energy = super::Val { node, ..squares };
+        let energy = Val { node, ..squares };
         let (width_f, eps) = (width as f64, norm.eps);
         let top = (width_f.log2().ceil() as i32) + 10;
         let inverse = |v: f64| 1.0 / (v / width_f + eps).sqrt();
@@ -28,5 +28,34 @@ impl Lowering {
         let scaled = self.product(&[(d, View::ALL), (r, View::rows(width))], len, f + inverse_f);
         let normed = Normed { scaled, deviation: d, inverse: r, norm: norm.clone() };
         Ok(Act { terms: vec![(Term::Normed(normed), 1.0)], tokens: x.tokens, channels: x.channels })
+    }
+
+    /// The first token's rows of a normalisation over `tokens`. What was opened of all rows is opened again of these alone, under masks of its
+    /// own and in the same round.
+    pub(crate) fn first_rows(&mut self, normed: &Normed, tokens: usize, channels: usize) -> Result<Normed, CompileError> {
+        let scaled = self.first_of(normed.scaled, tokens, channels);
+        let deviation = self.reopened(normed.deviation, tokens, channels)?;
+        let inverse = self.reopened(normed.inverse, tokens, 1)?;
+        Ok(Normed { scaled, deviation, inverse, norm: normed.norm.clone() })
+    }
+
+    /// The first of `tokens` rows of each example.
+    pub(crate) fn first_of(&mut self, v: Val, tokens: usize, channels: usize) -> Val {
+        Val { node: self.first_node(v.node, tokens, channels), ..v }
+    }
+
+    fn first_node(&mut self, src: NodeId, tokens: usize, channels: usize) -> NodeId {
+        let view = Strided::new(0, &[(self.batch, tokens * channels), (channels, 1)]);
+        let len = view.len();
+        self.b.push(Op::Gather { src, view }, len)
+    }
+
+    fn reopened(&mut self, open: NodeId, tokens: usize, channels: usize) -> Result<NodeId, CompileError> {
+        let Op::Open { src, bits, lifted, checked } = *self.b.op(open) else {
+            return Err(CompileError::Shape("a normalisation's parts are openings".into()));
+        };
+        let src = self.first_node(src, tokens, channels);
+        let len = self.b.len(src);
+        Ok(self.b.push(Op::Open { src, bits, lifted, checked }, len))
     }
 }

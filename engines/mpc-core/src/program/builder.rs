@@ -60,6 +60,10 @@ impl Builder {
         self.nodes[id.index()].len
     }
 
+    pub(crate) fn op(&self, id: NodeId) -> &Op {
+        &self.nodes[id.index()].op
+    }
+
     pub(crate) fn push(&mut self, op: Op, len: usize) -> NodeId {
         let name = format!("{op:?}");
         if let Some(id) = self.memo.get(&name) {

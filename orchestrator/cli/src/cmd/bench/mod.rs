@@ -7,7 +7,8 @@ mod train;
 
 use std::path::Path;
 
-use sprint_model::{Checkpoint, ModelSpec, SpecError};
+use sprint_model::{Checkpoint, ModelSpec, Pooling, SpecError};
+use sprint_train::HeadConfig;
 
 use crate::args::BenchCommand;
 use crate::failure::{Code, Failure};
@@ -17,6 +18,11 @@ pub(super) fn run(command: &BenchCommand) -> Result<Code, Failure> {
         BenchCommand::Mpc(args) => mpc::run(args),
         BenchCommand::Train(args) => train::run(args),
     }
+}
+
+/// The head of the published encoders and of the baseline: the first token, a dense layer, then the classes.
+fn published_head() -> HeadConfig {
+    HeadConfig { pooling: Pooling::First, dense: true, ..HeadConfig::default() }
 }
 
 /// What `--model` names: a known shape, whose weights are random, or a folder.
@@ -33,7 +39,7 @@ impl Subject {
         let folder = Path::new(name);
         if !folder.is_dir() {
             return Err(Failure::usage(format!("--model {name}: neither a known shape nor a folder"))
-                .help("roberta-base, bert-base, bert-tiny and minilm-l6 are known; their weights are random"));
+                .help(format!("known shapes, with random weights: {}", ModelSpec::NAMES.join(", "))));
         }
         let checkpoint = Checkpoint::open(folder).map_err(|e| Failure::from_error(Code::USAGE, &e))?;
         Ok(Self::Folder(Box::new(checkpoint)))

@@ -7,7 +7,7 @@ use sprint_mpc::{BenchInput, BenchOptions, BenchReport, GateSetup, Limits, LinkS
 use sprint_mpc_core::Mode;
 use sprint_train::TrainConfig;
 
-use super::{Subject, token_ids};
+use super::{Subject, published_head, token_ids};
 use crate::args::{BenchMpcArgs, GateMode, LinkName, WeightsName};
 use crate::context;
 use crate::failure::{Code, Failure};
@@ -120,9 +120,11 @@ fn ranges(checkpoint: &Checkpoint, seq: usize) -> Result<Calibration, Failure> {
     calibrate(checkpoint, &batches, Margin::default()).map_err(|e| Failure::from_error(Code::FAILED, &e))
 }
 
-/// The shape that a private inference has: with the default recipe's low-rank updates and head, unless the model brings its own.
+/// The shape that a private inference has: with the default recipe's low-rank updates and the published models' head, unless the model brings
+/// its own.
 fn deployed(base: &ModelSpec) -> Result<ModelSpec, Failure> {
-    let recipe = TrainConfig::default().spec(base, 2).map_err(Failure::usage)?;
+    let recipe = TrainConfig { head: published_head(), ..TrainConfig::default() };
+    let recipe = recipe.spec(base, 2).map_err(Failure::usage)?;
     Ok(ModelSpec { lora: base.lora.or(recipe.lora), head: base.head.clone().or(recipe.head), ..base.clone() })
 }
 
