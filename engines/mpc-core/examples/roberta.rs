@@ -14,8 +14,9 @@ use sprint_model::{
     Batch, Calibration, Checkpoint, Example, HeadSpec, LoraSpec, ModelSpec, Pooling, TargetModules, WeightPolicy,
 };
 use sprint_mpc_core::{
-    Advance, Dealer, DealerMachine, InMemory, Inputs, KindCost, MachineError, MaterialSource, Mode, Options, Party, PartyId,
-    PartyMachine, PrivateWeights, Program, PublicWeights, compile, decode_logits, encode_inputs, os_randomness,
+    Advance, Dealer, DealerMachine, InMemory, Inputs, KindCost, MachineError, MaterialSource, Mode, OpenedWeights, Options,
+    Party, PartyId, PartyMachine, PrivateWeights, Program, PublicWeights, WeightMasks, WeightOpening, compile, decode_logits,
+    encode_inputs, os_randomness,
 };
 
 fn cpu_seconds() -> f64 {
@@ -116,8 +117,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     drop(model);
     let simulated = InMemory::new(Arc::clone(&program), Arc::clone(&public), again).simulate(&input)?;
     println!("simulation off by {:.1e}", largest(&simulated, &expected));
+    let weight_seeds = [[3u8; 32], [4; 32]];
+    let masks = Arc::new(WeightMasks::new(&program, [&weight_seeds[0], &weight_seeds[1]]));
+    let mut openings = Vec::new();
+    for (at, id) in [PartyId::P0, PartyId::P1].into_iter().enumerate() {
+        openings.push(WeightOpening::new(&program, Arc::clone(&private[at]), id, &weight_seeds[at])?);
+    }
+    let frames: Vec<Vec<u8>> = openings.iter().map(WeightOpening::frame).collect();
+    println!("private weights opened once, {:.1} MB per party", frames[0].len() as f64 / 1e6);
+    let opened = openings.into_iter().zip([&frames[1], &frames[0]]).map(|(o, peer)| o.finish(peer).map(Arc::new));
+    let opened = opened.collect::<Result<Vec<_>, _>>()?;
     for _ in 0..2 {
-        one(&program, &public, &private, &input.share(&mut os_randomness), &expected)?;
+        one(&program, &public, (&masks, &opened), &input.share(&mut os_randomness), &expected)?;
     }
     Ok(())
 }
@@ -125,12 +136,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn one(
     program: &Arc<Program>,
     public: &Arc<PublicWeights>,
-    private: &[Arc<PrivateWeights>; 2],
+    (masks, opened): (&Arc<WeightMasks>, &[Arc<OpenedWeights>]),
     shares: &[Vec<u8>; 2],
     expected: &[Vec<f32>],
 ) -> Result<(), Box<dyn Error>> {
     let seeds = [[1u8; 32], [2; 32]];
-    let dealer = Dealer::new(Arc::clone(program), [&seeds[0], &seeds[1]]);
+    let dealer = Dealer::new(Arc::clone(program), Arc::clone(masks), [&seeds[0], &seeds[1]]);
     let mut feed = Feed { dealer, queues: Default::default(), offset: [0; 2], party: 0, dealer_cpu: 0.0 };
     let wall = Instant::now();
     let mut party_cpu = [0.0; 2];
@@ -138,7 +149,7 @@ fn one(
     for id in [PartyId::P0, PartyId::P1] {
         let at = id.index();
         let inputs = Inputs::from_bytes(program, &shares[at])?;
-        let (program, public, private) = (Arc::clone(program), Arc::clone(public), Arc::clone(&private[at]));
+        let (program, public, private) = (Arc::clone(program), Arc::clone(public), Arc::clone(&opened[at]));
         parties.push(Party::new(program, public, private, id, &seeds[at], inputs));
     }
     let mut outputs = [Vec::new(), Vec::new()];

@@ -15,7 +15,7 @@ mod weights;
 
 pub use client::{ClientInput, decode_logits, encode_inputs};
 pub use compile::{CompileError, Mode, Options, Output, compile};
-pub use exec::{Dealer, Inputs, Party, SimulateError, simulate};
+pub use exec::{Dealer, Inputs, OpenedWeights, Party, SimulateError, WeightMasks, WeightOpening, simulate};
 pub use machine::{Advance, DealerChunk, DealerMachine, MachineError, MaterialSource, PartyId, PartyMachine};
 pub use program::{Cost, Input, KindCost, Program, RoundName};
 pub use runner::{InMemory, RunReport};

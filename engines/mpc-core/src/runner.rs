@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::client::{ClientInput, decode_logits, logits};
-use crate::exec::{Dealer, Inputs, Party, SimulateError, simulate};
+use crate::exec::{Dealer, Inputs, Party, SimulateError, WeightMasks, WeightOpening, simulate};
 use crate::program::Program;
 use crate::weights::{PrivateWeights, PublicWeights};
 use crate::{Advance, DealerMachine, MachineError, MaterialSource, PartyId, PartyMachine};
@@ -22,6 +22,8 @@ pub struct RunReport {
     pub dealer_bytes: [u64; 2],
     /// Both parties' frames of every round, if asked for: what an eavesdropping test looks at.
     pub frames: Vec<[Vec<u8>; 2]>,
+    /// Both parties' frames that opened the private weights; always kept.
+    pub weight_frames: [Vec<u8>; 2],
 }
 
 /// A program with its weights, ready to run in one process.
@@ -129,12 +131,22 @@ impl InMemory {
         shares: &[Vec<u8>; 2],
         seeds: [[u8; 32]; 2],
     ) -> Result<(RunReport, [Vec<u8>; 2]), MachineError> {
-        let mut dealer = Dealer::new(Arc::clone(&self.program), [&seeds[0], &seeds[1]]);
+        // As if every run were a session of its own.
+        let weight_seeds = seeds.map(|seed| blake3::derive_key("sprint-flow mpc weight seed of one run v1", &seed));
+        let weights = Arc::new(WeightMasks::new(&self.program, [&weight_seeds[0], &weight_seeds[1]]));
+        let mut dealer = Dealer::new(Arc::clone(&self.program), weights, [&seeds[0], &seeds[1]]);
+        let open = |party: PartyId| {
+            let at = party.index();
+            WeightOpening::new(&self.program, Arc::clone(&self.private[at]), party, &weight_seeds[at])
+        };
+        let (first, second) = (open(PartyId::P0)?, open(PartyId::P1)?);
+        let frames = [first.frame(), second.frame()];
+        let opened = [first.finish(&frames[1])?, second.finish(&frames[0])?].map(Arc::new);
         let mut parties = Vec::new();
         for party in [PartyId::P0, PartyId::P1] {
             let at = party.index();
             let inputs = Inputs::from_bytes(&self.program, &shares[at])?;
-            let (program, public, private) = (Arc::clone(&self.program), Arc::clone(&self.public), Arc::clone(&self.private[at]));
+            let (program, public, private) = (Arc::clone(&self.program), Arc::clone(&self.public), Arc::clone(&opened[at]));
             parties.push(Party::new(program, public, private, party, &seeds[at], inputs));
         }
         let mut queues = [Queue::default(), Queue::default()];
@@ -157,6 +169,7 @@ impl InMemory {
                 }
                 (Advance::Finished { output: a }, Advance::Finished { output: b }) => {
                     report.dealer_bytes = queues.map(|q| q.taken);
+                    report.weight_frames = frames;
                     return Ok((report, [a, b]));
                 }
                 _ => return Err(MachineError::OutOfStep("one party finished before the other")),

@@ -122,6 +122,9 @@ pub struct BenchReport {
     pub flushes: u64,
     /// Bytes each party hands to its socket for the other: openings, headers, TLS.
     pub online_bytes_sent: [u64; 2],
+    /// Bytes each party hands to its socket for the other once in a session, before the first request: TLS, handshake, and the opening of
+    /// the private weights. Not in `online_bytes_sent`.
+    pub session_bytes_sent: [u64; 2],
     /// Bytes of material each party takes.
     pub dealer_bytes: [u64; 2],
     /// Processor seconds after set-up, offline and online.
@@ -242,6 +245,7 @@ fn report(
         rounds: last0.rounds,
         flushes: last0.flushes,
         online_bytes_sent: [last0.wire_bytes_sent, last1.wire_bytes_sent],
+        session_bytes_sent: [p0.session_bytes_sent, p1.session_bytes_sent],
         dealer_bytes: [last0.material_bytes, last1.material_bytes],
         cpu_s: ByRole { p0: per_run(p0), p1: per_run(p1), dealer: per_run(&meter.dealer) },
         cpu_online_s: ByParty { p0: cpu_online(&runs0), p1: cpu_online(&runs1) },

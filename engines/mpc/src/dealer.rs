@@ -14,13 +14,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
-use sprint_mpc_core::{DealerChunk, DealerMachine, PartyId};
+use sprint_mpc_core::{DealerChunk, DealerMachine, MachineError, PartyId};
+use zeroize::Zeroizing;
 
 use crate::error::RoleError;
 use crate::material::{Shelf, Spool, Stock};
 use crate::meter::thread_cpu_s;
 use crate::net::{Kind, Link, LinkReader, LinkWriter, Net, What};
-use crate::workload::{ProgramShape, Workload};
+use crate::workload::{Dealing, OPENING_SEED, ProgramShape, Workload};
 use crate::{Role, SessionId};
 
 /// Bytes before a chunk's material.
@@ -70,12 +71,19 @@ pub(crate) fn serve(net: &Net, session: SessionId, workload: &dyn Workload, link
     let mut seconds = Vec::new();
     let mut next = 0;
     let mut writers = [write0, write1];
+    let dealing = match send_seeds(net, workload, &mut writers) {
+        Ok(dealing) => dealing,
+        Err(e) => {
+            writers.iter_mut().for_each(|w| net.block_on(w.abort(e.class())));
+            return Err(e);
+        }
+    };
     let outcome = loop {
         match order(net, &mut read0, &mut read1, next) {
             Ok(Some(want)) => {
                 next = want.inference + 1;
                 let started = Instant::now();
-                if let Err(e) = produce(net, session, workload, want, &mut writers) {
+                if let Err(e) = produce(net, session, (workload, &*dealing), want, &mut writers) {
                     break Err(e);
                 }
                 seconds.push(started.elapsed().as_secs_f64());
@@ -91,6 +99,31 @@ pub(crate) fn serve(net: &Net, session: SessionId, workload: &dyn Workload, link
         }
     }
     outcome
+}
+
+/// Draws the seeds under which this session's private weights are opened, and gives each party its own.
+fn send_seeds(net: &Net, workload: &dyn Workload, writers: &mut [LinkWriter; 2]) -> Result<Box<dyn Dealing>, RoleError> {
+    let (seeds, dealing) = draw_seeds(workload)?;
+    for (writer, seed) in writers.iter_mut().zip(&seeds) {
+        net.block_on(writer.send(Kind::Seed, &**seed, What::Seed))?;
+    }
+    Ok(dealing)
+}
+
+/// The parties' fresh seeds of the masks of private weights, and a dealer who knows them.
+#[expect(clippy::type_complexity, reason = "two seeds and what is made of them")]
+pub(crate) fn draw_seeds(workload: &dyn Workload) -> Result<([Zeroizing<[u8; OPENING_SEED]>; 2], Box<dyn Dealing>), RoleError> {
+    let mut seeds = [0, 1].map(|_| Zeroizing::new([0; OPENING_SEED]));
+    for seed in &mut seeds {
+        getrandom::fill(&mut **seed).map_err(|e| RoleError::System(e.to_string()))?;
+    }
+    let dealing = workload.dealing([&seeds[0], &seeds[1]]).map_err(unopened)?;
+    Ok((seeds, dealing))
+}
+
+/// A failure before the first inference.
+pub(crate) fn unopened(source: MachineError) -> RoleError {
+    RoleError::Opening { source }
 }
 
 /// The next order, once both parties have placed it; `None` when both are done.
@@ -115,13 +148,13 @@ fn order(net: &Net, read0: &mut LinkReader, read1: &mut LinkReader, next: u64) -
 fn produce(
     net: &Net,
     session: SessionId,
-    workload: &dyn Workload,
+    (workload, dealing): (&dyn Workload, &dyn Dealing),
     want: Want,
     writers: &mut [LinkWriter; 2],
 ) -> Result<(), RoleError> {
     let inference = want.inference;
     let shape = shape_of(workload, want.program, inference)?;
-    let machine = workload.dealer(want.program).map_err(|source| RoleError::Machine { inference, source })?;
+    let machine = dealing.dealer(want.program).map_err(|source| RoleError::Machine { inference, source })?;
     let [writer0, writer1] = writers;
     thread::scope(|scope| {
         let (tx0, rx0) = sync_channel(QUEUE);

@@ -108,6 +108,12 @@ pub enum RoleError {
         /// Why.
         source: MachineError,
     },
+    /// The private weights could not be opened.
+    #[error("opening the private weights: {source}")]
+    Opening {
+        /// Why.
+        source: MachineError,
+    },
     /// The program did other than it declared.
     #[error("inference {inference}: {source}")]
     Cost {
@@ -159,7 +165,7 @@ impl RoleError {
         match self {
             Self::Net(e) => e.class(),
             Self::Handshake { .. } | Self::Model { .. } => Class::Handshake,
-            Self::IndexReuse { .. } | Self::Ledger(LedgerError::Reused { .. }) => Class::IndexReuse,
+            Self::IndexReuse { .. } | Self::Ledger(LedgerError::Reused { .. } | LedgerError::Bound { .. }) => Class::IndexReuse,
             Self::Desync { .. } | Self::Material { .. } | Self::Machine { source: MachineError::FrameLength { .. }, .. } => {
                 Class::Protocol
             }
@@ -169,6 +175,7 @@ impl RoleError {
             | Self::Identity(_)
             | Self::Ledger(_)
             | Self::Machine { .. }
+            | Self::Opening { .. }
             | Self::Cost { .. }
             | Self::File { .. }
             | Self::System(_) => Class::Internal,

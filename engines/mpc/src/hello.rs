@@ -13,7 +13,7 @@ use crate::{BatchId, Digest, Role, SessionId};
 
 const MAGIC: &[u8; 8] = b"SPRTFLOW";
 /// Version of everything on the wire; a change of any format changes it.
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 2;
 const HELLO: usize = 16 + 4 * 32;
 
 /// What all roles of a session must agree on.

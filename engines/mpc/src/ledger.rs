@@ -1,13 +1,17 @@
-//! The one-time-material ledger: which indexes of a dealer batch have been burnt.
+//! The one-time-material ledger: which indexes of a dealer batch have been burnt, and which model each seed of weight masks belongs to.
 //!
 //! **Invariant.** Before a party sends a byte that depends on the material of index `i`, a record `[lo, hi)` with `lo ≤ i < hi` is on disk.
 //! A record never begins below the largest `hi` so far, so no index is handed out twice: not after a crash (the record is there), and not
 //! after a machine is restored from an old image (both parties start at the larger of their two watermarks).
 //!
 //! ```text
-//! file    "SFLEDG01" record*
+//! file    "SFLEDG01" (record | bond)*
 //! record  batch[32] lo u64 hi u64 check[16]         check = first half of BLAKE3(batch ‖ lo ‖ hi), little-endian
+//! bond    mask[32] model[16] check[16]              check = first half of BLAKE3 under a context of its own; model = half of its digest
 //! ```
+//!
+//! Masks of private weights outlive an inference, but not a model: `mask`, a hash of their seed, is bound to one model before the first byte
+//! that depends on it is sent, and refused to every other.
 //!
 //! A record cut short at the end of the file was never acknowledged and is removed; any other damage refuses the file.
 
@@ -17,10 +21,19 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::BatchId;
+use crate::{BatchId, Digest};
 
 const MAGIC: &[u8; 8] = b"SFLEDG01";
 const RECORD: usize = 32 + 8 + 8 + 16;
+
+/// Half of a model's digest.
+pub(crate) type Half = [u8; 16];
+
+/// The half of a digest that bonds keep.
+pub(crate) fn half(model: Digest) -> Half {
+    let (half, _) = model.as_bytes().split_first_chunk().expect("a digest has 32 bytes");
+    *half
+}
 
 /// An open ledger; no other process can open the same file meanwhile.
 #[derive(Debug)]
@@ -28,6 +41,7 @@ pub struct Ledger {
     file: File,
     path: PathBuf,
     watermarks: BTreeMap<BatchId, u64>,
+    bonds: BTreeMap<[u8; 32], Half>,
     /// After a failed write nobody knows what is on disk.
     poisoned: bool,
 }
@@ -68,6 +82,12 @@ pub enum LedgerError {
         /// The next index that is free.
         watermark: u64,
     },
+    /// The masks of private weights were used with another model: opening this one under them would show the difference.
+    #[error("ledger {}: the masks of private weights in this material were used with another model: make new material", path.display())]
+    Bound {
+        /// The file.
+        path: PathBuf,
+    },
     /// The range is empty.
     #[error("the range {lo}..{hi} is empty")]
     Empty {
@@ -95,7 +115,7 @@ impl Ledger {
         })?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
-        let (watermarks, good) = parse(&bytes).map_err(|offset| LedgerError::Damaged { path: path.to_owned(), offset })?;
+        let (watermarks, bonds, good) = parse(&bytes).map_err(|offset| LedgerError::Damaged { path: path.to_owned(), offset })?;
         if good < bytes.len() {
             file.set_len(good as u64).map_err(failed)?;
         }
@@ -108,7 +128,12 @@ impl Ledger {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed)?;
         }
-        Ok(Self { file, path: path.to_owned(), watermarks, poisoned: false })
+        Ok(Self { file, path: path.to_owned(), watermarks, bonds, poisoned: false })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The first index of `batch` that is still free.
@@ -118,9 +143,6 @@ impl Ledger {
 
     /// Records that the material of `range` is spent; returns once that is durable.
     pub fn burn(&mut self, batch: BatchId, range: Range<u64>) -> Result<(), LedgerError> {
-        if self.poisoned {
-            return Err(LedgerError::Poisoned { path: self.path.clone() });
-        }
         if range.is_empty() {
             return Err(LedgerError::Empty { lo: range.start, hi: range.end });
         }
@@ -128,13 +150,37 @@ impl Ledger {
         if range.start < watermark {
             return Err(LedgerError::Reused { batch, lo: range.start, watermark });
         }
-        let written = self.file.write_all(&encode(batch, &range)).and_then(|()| self.file.sync_data());
-        if let Err(source) = written {
-            self.poisoned = true;
-            return Err(LedgerError::Io { path: self.path.clone(), source });
-        }
+        self.append(&encode(batch, &range))?;
         self.watermarks.insert(batch, range.end);
         Ok(())
+    }
+
+    /// The model that masks are bound to.
+    pub(crate) fn bond(&self, mask: &[u8; 32]) -> Option<Half> {
+        self.bonds.get(mask).copied()
+    }
+
+    /// Binds masks to a model, once and for all; returns once that is durable.
+    pub(crate) fn bind(&mut self, mask: [u8; 32], model: Half) -> Result<(), LedgerError> {
+        match self.bond(&mask) {
+            Some(bound) if bound == model => return Ok(()),
+            Some(_) => return Err(LedgerError::Bound { path: self.path.clone() }),
+            None => {}
+        }
+        self.append(&encode_bond(&mask, &model))?;
+        self.bonds.insert(mask, model);
+        Ok(())
+    }
+
+    fn append(&mut self, record: &[u8; RECORD]) -> Result<(), LedgerError> {
+        if self.poisoned {
+            return Err(LedgerError::Poisoned { path: self.path.clone() });
+        }
+        let written = self.file.write_all(record).and_then(|()| self.file.sync_data());
+        written.map_err(|source| {
+            self.poisoned = true;
+            LedgerError::Io { path: self.path.clone(), source }
+        })
     }
 }
 
@@ -165,22 +211,45 @@ fn decode(record: &[u8]) -> Option<(BatchId, Range<u64>)> {
     Some((BatchId::new(body.get(..32)?.try_into().ok()?), word(32)?..word(40)?))
 }
 
-/// Watermarks and the length of the sound prefix, or the offset of damage that no crash explains.
-fn parse(bytes: &[u8]) -> Result<(BTreeMap<BatchId, u64>, usize), usize> {
-    let mut watermarks = BTreeMap::new();
+fn encode_bond(mask: &[u8; 32], model: &Half) -> [u8; RECORD] {
+    let mut record = [0; RECORD];
+    record[..32].copy_from_slice(mask);
+    record[32..48].copy_from_slice(model);
+    let check = blake3::derive_key("sprint-flow ledger bond v1", &record[..48]);
+    record[48..].copy_from_slice(&check[..16]);
+    record
+}
+
+fn decode_bond(record: &[u8]) -> Option<([u8; 32], Half)> {
+    let (mask, model) = (record.get(..32)?.try_into().ok()?, record.get(32..48)?.try_into().ok()?);
+    (encode_bond(&mask, &model) == *record).then_some((mask, model))
+}
+
+/// What a ledger says, and the length of its sound prefix.
+type Parsed = (BTreeMap<BatchId, u64>, BTreeMap<[u8; 32], Half>, usize);
+
+/// Watermarks, bonds and the length of the sound prefix, or the offset of damage that no crash explains.
+fn parse(bytes: &[u8]) -> Result<Parsed, usize> {
+    let (mut watermarks, mut bonds) = (BTreeMap::new(), BTreeMap::new());
     let Some((magic, records)) = bytes.split_at_checked(MAGIC.len()) else {
-        return if MAGIC.starts_with(bytes) { Ok((watermarks, 0)) } else { Err(0) };
+        return if MAGIC.starts_with(bytes) { Ok((watermarks, bonds, 0)) } else { Err(0) };
     };
     if magic != MAGIC {
         return Err(0);
     }
     for (i, record) in records.chunks(RECORD).enumerate() {
         let offset = MAGIC.len() + i * RECORD;
+        if let Some((mask, model)) = decode_bond(record) {
+            if bonds.insert(mask, model).is_some() {
+                return Err(offset);
+            }
+            continue;
+        }
         let Some((batch, range)) = decode(record) else {
             // Only the last write can be unfinished: short, or, on file systems that grow before they fill, with a tail of zeros.
             let last = offset + RECORD >= bytes.len();
             return if last && (record.len() < RECORD || record.ends_with(&[0; 16])) {
-                Ok((watermarks, offset))
+                Ok((watermarks, bonds, offset))
             } else {
                 Err(offset)
             };
@@ -191,7 +260,7 @@ fn parse(bytes: &[u8]) -> Result<(BTreeMap<BatchId, u64>, usize), usize> {
         }
         *free = range.end;
     }
-    Ok((watermarks, bytes.len()))
+    Ok((watermarks, bonds, bytes.len()))
 }
 
 #[cfg(test)]
@@ -219,6 +288,22 @@ mod tests {
         assert!(matches!(ledger.burn(A, 2..4), Err(LedgerError::Reused { lo: 2, watermark: 3, .. })));
         ledger.burn(A, 7..8).unwrap();
         assert_eq!(ledger.watermark(A), 8);
+    }
+
+    #[test]
+    fn masks_are_bound_to_one_model_for_ever() {
+        let (_dir, path) = scratch();
+        let mut ledger = Ledger::open(&path).unwrap();
+        ledger.bind([7; 32], [1; 16]).unwrap();
+        ledger.burn(A, 0..1).unwrap();
+        ledger.bind([8; 32], [2; 16]).unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(&path).unwrap();
+        assert_eq!((ledger.bond(&[7; 32]), ledger.bond(&[8; 32]), ledger.watermark(A)), (Some([1; 16]), Some([2; 16]), 1));
+        let size = std::fs::metadata(&path).unwrap().len();
+        ledger.bind([7; 32], [1; 16]).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), size, "what is known is not written again");
+        assert!(matches!(ledger.bind([7; 32], [2; 16]), Err(LedgerError::Bound { .. })));
     }
 
     #[test]
@@ -261,6 +346,7 @@ mod tests {
         let (_dir, path) = scratch();
         let mut ledger = Ledger::open(&path).unwrap();
         (0..3).for_each(|i| ledger.burn(A, i..i + 1).unwrap());
+        ledger.bind([7; 32], [1; 16]).unwrap();
         drop(ledger);
         let whole = std::fs::read(&path).unwrap();
         for byte in 0..whole.len() {

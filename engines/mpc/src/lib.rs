@@ -52,4 +52,4 @@ pub use predict::{PredictedShare, Prediction};
 pub use request::SharedInput;
 pub use role::Role;
 pub use roles::{Event, Limits, WorkloadFactory, role_main};
-pub use workload::{PartyInput, ProgramShape, RoundShape, Workload};
+pub use workload::{Dealing, Evaluation, Opening, PartyInput, ProgramShape, RoundShape, Workload};

@@ -60,6 +60,10 @@ pub struct Share {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoleMeter {
+    /// Bytes that a party hands to the socket towards the other before the first request: TLS, handshake, and the opening of private
+    /// weights, once for all inferences.
+    #[serde(default)]
+    pub session_bytes_sent: u64,
     /// Each inference, in order; empty for the dealer.
     pub inferences: Vec<InferenceMeter>,
     /// By part of the model, over all inferences.

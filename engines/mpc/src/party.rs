@@ -1,4 +1,7 @@
-//! A party: answers requests one after another, each with fresh material.
+//! A party: opens its private weights, then answers requests one after another, each with fresh material.
+//!
+//! The weights are opened once, before the first request, under masks whose seed comes with the material: the seed is bound to the model in the
+//! ledger, durably, before the frame leaves, and no other model is ever opened under it.
 //!
 //! One request, at party `b`, index `i`:
 //!
@@ -19,18 +22,21 @@ use std::time::{Duration, Instant};
 use sprint_mpc_core::{Advance, MachineError, PartyId, PartyMachine};
 use zeroize::Zeroizing;
 
-use crate::dealer::{Intake, Supplier, Want};
+use crate::BatchId;
+use crate::dealer::{Intake, Supplier, Want, unopened};
 use crate::error::RoleError;
 use crate::hello::Binding;
-use crate::ledger::Ledger;
+use crate::ledger::{Half, Ledger, LedgerError, half};
 use crate::material::{Shelf, Spool, Stock, StockLimits, Supply};
 use crate::meter::{InferenceMeter, Shares, Stopwatch};
 use crate::net::{Class, Kind, Link, LinkWriter, Net, What, together};
 use crate::request::{INPUT, REQUEST, Request, SEED, expand, words_of};
-use crate::workload::{PartyInput, ProgramShape, Workload};
+use crate::workload::{Evaluation, OPENING_SEED, PartyInput, ProgramShape, Workload};
 
 /// Bytes of a `Begin` frame: request, index, program, nonce, hash of the public input.
 pub(crate) const BEGIN: usize = 8 + 8 + 4 + 32 + 32;
+/// Bytes of a `Watermark` frame: the watermark, and half the digest of the model that the masks of private weights are or will be bound to.
+pub(crate) const WATERMARK: usize = 8 + 16;
 /// Bytes of a `Transcript` frame: two hashes.
 pub(crate) const TRANSCRIPT: usize = 2 * 32;
 /// Domain of the zero-sharing of outputs.
@@ -74,6 +80,7 @@ pub(crate) struct Party {
     me: PartyId,
     binding: Binding,
     workload: Arc<dyn Workload>,
+    evaluation: Box<dyn Evaluation>,
     options: PartyOptions,
     ledger: Ledger,
     peer: Link,
@@ -90,6 +97,8 @@ pub(crate) struct Party {
 #[derive(Debug, Default)]
 pub(crate) struct PartyAccount {
     pub(crate) inferences: Vec<InferenceMeter>,
+    /// Bytes handed to the socket towards the other party before the first request.
+    pub(crate) session_bytes_sent: u64,
     pub(crate) by_part: Shares,
     pub(crate) by_gate: Shares,
 }
@@ -105,11 +114,21 @@ pub(crate) struct PartySetup {
 }
 
 impl Party {
-    /// Agrees with the peer where in the batch to start, and starts reading from the dealer.
+    /// Agrees with the peer where in the batch to start, opens the private weights, and starts reading from the dealer.
     pub(crate) fn open(setup: PartySetup, links: PartyLinks) -> Result<Self, RoleError> {
-        let PartySetup { net, me, binding, workload, options, ledger } = setup;
-        let PartyLinks { mut peer, client, material } = links;
-        let start = agree_start(&net, &mut peer, ledger.watermark(binding.batch))?;
+        let PartySetup { net, me, binding, workload, options, mut ledger } = setup;
+        let PartyLinks { mut peer, client, mut material } = links;
+        let seed = opening_seed(&net, &mut material)?;
+        let mask = blake3::derive_key("sprint-flow ledger name of a weight mask seed v1", &*seed);
+        let start = agree_start(&net, &mut peer, &ledger, (binding.batch, &mask, half(binding.model)))?;
+        ledger.bind(mask, half(binding.model))?;
+        let opening = workload.opening(me, &seed).map_err(unopened)?;
+        let (ours, due) = (opening.frame(), workload.opening_bytes());
+        if ours.len() != due {
+            return Err(unopened(MachineError::OutOfStep("the weights' frame has another length than is declared")));
+        }
+        let theirs = net.block_on(peer.exchange(Kind::Opening, &ours, due, What::Opening))?;
+        let evaluation = opening.finish(&theirs).map_err(unopened)?;
         let stock = Arc::new(Stock::new(options.stock));
         let (supplier, writer, shelf) = match material {
             Material::Dealer(link) => {
@@ -128,8 +147,23 @@ impl Party {
         spawned.map_err(|e| RoleError::System(e.to_string()))?;
         let planned = options.plan.iter().copied().collect();
         let orders = Orders { writer, intake: Some(sender), shelf: shelf.clone(), open: VecDeque::new(), next: start, planned };
-        let account = PartyAccount::default();
-        Ok(Self { net, me, binding, workload, options, ledger, peer, client, orders, stock, shelf, served: 0, account })
+        let account = PartyAccount { session_bytes_sent: peer.traffic().wire_sent, ..PartyAccount::default() };
+        Ok(Self {
+            net,
+            me,
+            binding,
+            workload,
+            evaluation,
+            options,
+            ledger,
+            peer,
+            client,
+            orders,
+            stock,
+            shelf,
+            served: 0,
+            account,
+        })
     }
 
     /// Serves until the client is done; calls `done` after each request.
@@ -236,7 +270,7 @@ impl Party {
         self.order_ahead()?;
 
         let fault = |source| RoleError::Machine { inference: index, source };
-        let machine = workload.party(self.me, request.program, input).map_err(fault)?;
+        let machine = self.evaluation.party(request.program, input).map_err(fault)?;
         let mut run = Run { watch, index, material: (0, Duration::ZERO) };
         let output = self.evaluate(machine, shape, &mut run)?;
         run.watch.check(shape, self.me, run.material.0).map_err(|source| RoleError::Cost { inference: index, source })?;
@@ -434,11 +468,37 @@ impl Orders {
     }
 }
 
-/// The larger of both watermarks: below it, one of the two has used the material.
-fn agree_start(net: &Net, peer: &mut Link, ours: u64) -> Result<u64, RoleError> {
-    let theirs = net.block_on(peer.exchange(Kind::Watermark, &ours.to_le_bytes(), 8, What::Watermark))?;
-    let theirs = u64::from_le_bytes(theirs.try_into().expect("the link delivers the length asked for"));
-    Ok(ours.max(theirs))
+/// The seed of the masks of private weights, from wherever the material comes.
+fn opening_seed(net: &Net, material: &mut Material) -> Result<Zeroizing<[u8; OPENING_SEED]>, RoleError> {
+    match material {
+        Material::Files(shelf) => shelf.seed(),
+        Material::Dealer(link) => {
+            let seed = Zeroizing::new(net.block_on(link.recv(Kind::Seed, OPENING_SEED, What::Seed))?);
+            Ok(Zeroizing::new(seed[..].try_into().expect("the link delivers the length asked for")))
+        }
+    }
+}
+
+/// The larger of both watermarks: below it, one of the two has used the material. Either party refuses if either ledger, of which one
+/// may have been restored from an old image, has the masks of private weights bound to another model.
+fn agree_start(
+    net: &Net,
+    peer: &mut Link,
+    ledger: &Ledger,
+    (batch, mask, model): (BatchId, &[u8; 32], Half),
+) -> Result<u64, RoleError> {
+    let (watermark, bond) = (ledger.watermark(batch), ledger.bond(mask));
+    let mut ours = [0; WATERMARK];
+    ours[..8].copy_from_slice(&watermark.to_le_bytes());
+    ours[8..].copy_from_slice(&bond.unwrap_or(model));
+    let theirs = net.block_on(peer.exchange(Kind::Watermark, &ours, WATERMARK, What::Watermark))?;
+    if theirs[8..] != model {
+        return Err(RoleError::Desync { peer: peer.peer(), what: "the model that its masks of private weights are bound to" });
+    }
+    if bond.is_some_and(|bond| bond != model) {
+        return Err(LedgerError::Bound { path: ledger.path().to_owned() }.into());
+    }
+    Ok(watermark.max(words_of(&theirs).next().unwrap_or_default()))
 }
 
 fn encode_begin(request: Request, index: u64, nonce: &[u8; 32], public: &[u8]) -> Zeroizing<[u8; BEGIN]> {

@@ -7,10 +7,10 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sprint_mpc_core::{DealerChunk, PartyId};
 
-use crate::dealer::{declared, shape_of};
+use crate::dealer::{declared, draw_seeds, shape_of};
 use crate::error::RoleError;
-use crate::material::{Label, Seal, Sheet};
-use crate::workload::Workload;
+use crate::material::{Label, SEED_INDEX, Seal, Sheet};
+use crate::workload::{Dealing, Workload};
 use crate::{BatchId, Digest};
 
 /// What a batch of files is for; nothing here is secret.
@@ -39,7 +39,7 @@ pub struct Precomputed {
     pub seconds: f64,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const ABOUT: &str = "batch.json";
 
 impl MaterialBatch {
@@ -78,10 +78,16 @@ pub fn precompute(folder: &Path, workload: &dyn Workload, plan: &[u32]) -> Resul
     let seals = [Seal::create(&parties[0])?, Seal::create(&parties[1])?];
     let label =
         |party, program, index| Label { party, program, index, batch, model: workload.material(), programs: workload.program() };
+    let (opening, dealing) = draw_seeds(workload)?;
+    for (me, seed) in [PartyId::P0, PartyId::P1].into_iter().zip(&opening) {
+        let mut sheet = Sheet::create(&parties[me.index()], &seals[me.index()], label(me, 0, SEED_INDEX))?;
+        sheet.write(seed.to_vec())?;
+        sheet.finish()?;
+    }
     let mut bytes = [0; 2];
     for (index, program) in (0..).zip(plan) {
         let sheet = |me: PartyId| Sheet::create(&parties[me.index()], &seals[me.index()], label(me, *program, index));
-        let made = one(workload, *program, index, [sheet(PartyId::P0)?, sheet(PartyId::P1)?])?;
+        let made = one((workload, &*dealing), *program, index, [sheet(PartyId::P0)?, sheet(PartyId::P1)?])?;
         bytes = [bytes[0] + made[0], bytes[1] + made[1]];
     }
     for party in &parties {
@@ -100,10 +106,15 @@ pub fn precompute(folder: &Path, workload: &dyn Workload, plan: &[u32]) -> Resul
     Ok(Precomputed { batch: about, seconds: started.elapsed().as_secs_f64() })
 }
 
-fn one(workload: &dyn Workload, program: u32, index: u64, mut sheets: [Sheet<'_>; 2]) -> Result<[u64; 2], RoleError> {
+fn one(
+    (workload, dealing): (&dyn Workload, &dyn Dealing),
+    program: u32,
+    index: u64,
+    mut sheets: [Sheet<'_>; 2],
+) -> Result<[u64; 2], RoleError> {
     let shape = shape_of(workload, program, index)?;
     let fault = |source| RoleError::Machine { inference: index, source };
-    let mut machine = workload.dealer(program).map_err(fault)?;
+    let mut machine = dealing.dealer(program).map_err(fault)?;
     let mut made = [0; 2];
     while let Some(DealerChunk { to_party, .. }) = machine.next_chunk().map_err(fault)? {
         for ((chunk, sheet), made) in to_party.into_iter().zip(&mut sheets).zip(&mut made) {

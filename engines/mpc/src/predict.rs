@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sprint_mpc_core::{Cost, KindCost, PartyId};
+use sprint_mpc_core::{KindCost, PartyId, Program};
 
 use crate::gates::{GateError, GateSetup};
 use crate::net::{LinkShape, wire_len};
@@ -23,6 +23,8 @@ pub struct Prediction {
     /// The same on the wire: with frame headers, TLS records and session frames. A socket that takes a write in pieces adds a few
     /// records.
     pub online_bytes_sent: [u64; 2],
+    /// Bytes of openings that each party sends once in a session, before the first request: the private weights.
+    pub session_opened_bytes: u64,
     /// Bytes of material for each party.
     pub dealer_bytes: [u64; 2],
     /// Seconds that the link alone costs between the parties: half a round trip a frame, and the bytes at its rate.
@@ -54,11 +56,12 @@ impl GateSetup {
         let compiled = self.compile()?;
         let missing = || sprint_mpc_core::MachineError::Input(format!("program {program} does not exist"));
         let (shape, source) = compiled.shapes.get(program).zip(compiled.programs.get(program)).ok_or_else(missing)?;
-        Ok(predict(shape, &source.cost(), link))
+        Ok(predict(shape, source, link))
     }
 }
 
-fn predict(shape: &ProgramShape, cost: &Cost, link: LinkShape) -> Prediction {
+fn predict(shape: &ProgramShape, program: &Program, link: LinkShape) -> Prediction {
+    let cost = program.cost();
     let wire = |me: PartyId| {
         let rounds: u64 = shape.rounds.iter().map(|r| wire_len(r.bytes[me.index()])).sum();
         rounds + wire_len(BEGIN) + wire_len(TRANSCRIPT)
@@ -71,6 +74,7 @@ fn predict(shape: &ProgramShape, cost: &Cost, link: LinkShape) -> Prediction {
         flushes,
         opened_bytes: [shape.sent_bytes(PartyId::P0), shape.sent_bytes(PartyId::P1)],
         online_bytes_sent,
+        session_opened_bytes: program.weight_frame_bytes() as u64,
         dealer_bytes: shape.dealer_bytes,
         link_s: flushes as f64 * link.rtt_ms / 2e3 + air,
         by_layer: shares(&cost.by_layer, shape.rounds.iter().map(|r| &r.part)),

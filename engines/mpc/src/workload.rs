@@ -5,6 +5,9 @@ use zeroize::Zeroizing;
 
 use crate::Digest;
 
+/// Bytes of the seeds under which a session opens its private weights.
+pub(crate) const OPENING_SEED: usize = 32;
+
 /// The programs of a session and how to start them. A session may hold several, one per batch and length bucket.
 ///
 /// The dealer's implementation holds shapes only, a party's also its share of the private weights, a client's only the shapes of
@@ -20,9 +23,31 @@ pub trait Workload: Send + Sync {
     fn program(&self) -> Digest;
     /// The programs, in the order their numbers count.
     fn shapes(&self) -> &[ProgramShape];
-    /// A party's machine for one inference with program number `program`.
-    fn party(&self, me: PartyId, program: u32, input: PartyInput) -> Result<Box<dyn PartyMachine>, MachineError>;
-    /// The dealer's machine for one inference with program number `program`, on fresh randomness.
+    /// Bytes of the frame by which each party opens what a session's inferences have in common.
+    fn opening_bytes(&self) -> usize;
+    /// A party's side of that. `seed` comes from the dealer and serves this model alone, in however many sessions.
+    fn opening(&self, me: PartyId, seed: &[u8; OPENING_SEED]) -> Result<Box<dyn Opening>, MachineError>;
+    /// The dealer's side of it, from both parties' seeds.
+    fn dealing(&self, seeds: [&[u8; OPENING_SEED]; 2]) -> Result<Box<dyn Dealing>, MachineError>;
+}
+
+/// The opening of what a party's inferences have in common, between its frame and the peer's.
+pub trait Opening: Send {
+    /// What the peer gets, [`Workload::opening_bytes`] of it; the same for the same seed, model and party.
+    fn frame(&self) -> Vec<u8>;
+    /// Takes the peer's frame.
+    fn finish(self: Box<Self>, peer: &[u8]) -> Result<Box<dyn Evaluation>, MachineError>;
+}
+
+/// A party that has opened what its inferences have in common.
+pub trait Evaluation: Send {
+    /// The machine for one inference with program number `program`.
+    fn party(&self, program: u32, input: PartyInput) -> Result<Box<dyn PartyMachine>, MachineError>;
+}
+
+/// A dealer that knows what inferences have in common.
+pub trait Dealing: Send + Sync {
+    /// The machine for one inference with program number `program`, on fresh randomness.
     fn dealer(&self, program: u32) -> Result<Box<dyn DealerMachine>, MachineError>;
 }
 

@@ -94,10 +94,11 @@ fn run_at(dir: &Path, fault: Fault, requests: u64) -> Ends {
     Ends { parties: [end0, end1], indexes: [indexes0, indexes1], dealer: dealer.join().unwrap(), answers }
 }
 
-/// Frames from party 0 to party 1: 0 is the watermark; then each request has a begin, three rounds and a transcript.
-const BEGIN: u64 = 1;
-const ROUNDS: u64 = 2;
-const TRANSCRIPT: u64 = 5;
+/// Frames from party 0 to party 1: 0 is the watermark, 1 the opening; then each request has a begin, three rounds and a transcript.
+const OPENING: u64 = 1;
+const BEGIN: u64 = 2;
+const ROUNDS: u64 = 3;
+const TRANSCRIPT: u64 = 6;
 
 #[test]
 fn two_requests_over_sound_links_are_answered() {
@@ -109,8 +110,8 @@ fn two_requests_over_sound_links_are_answered() {
 
 #[test]
 fn a_changed_bit_in_an_opening_withholds_both_outputs() {
-    for round in 0..3 {
-        let ends = run(Fault::FlipPayload(ROUNDS + round), [0, 0], 1);
+    for number in [OPENING, ROUNDS, ROUNDS + 1, ROUNDS + 2] {
+        let ends = run(Fault::FlipPayload(number), [0, 0], 1);
         let [p0, p1] = ends.parties.map(|p| p.unwrap_err());
         assert!(matches!(p0, RoleError::Transcript { inference: 0, direction: "what this party sent" }), "{p0}");
         assert!(matches!(p1, RoleError::Transcript { inference: 0, direction: "what this party received" }), "{p1}");
@@ -120,7 +121,7 @@ fn a_changed_bit_in_an_opening_withholds_both_outputs() {
 
 #[test]
 fn any_lost_repeated_moved_or_foreign_frame_ends_the_inference_without_an_output() {
-    for number in [BEGIN, ROUNDS, ROUNDS + 2, TRANSCRIPT] {
+    for number in [OPENING, BEGIN, ROUNDS, ROUNDS + 2, TRANSCRIPT] {
         for fault in [
             Fault::Drop(number),
             Fault::Duplicate(number),
@@ -159,7 +160,7 @@ fn an_inference_cut_off_within_any_frame_leaves_its_index_to_nobody() {
         let cut = run_at(dir.path(), Fault::CutOff(number), 1);
         assert!(cut.answers.is_err() && cut.parties[1].is_err(), "frame {number}");
         let burnt = [0, 1].map(|party| ledger(dir.path(), party).watermark(BINDING.batch));
-        // The watermark is the one frame that says nothing of material: party 1 has not begun without it.
+        // The first two frames say nothing of an inference's material: party 1 has not begun without them.
         assert!(burnt == [1, 1] || number < BEGIN && burnt[1] == 0, "frame {number}: {burnt:?}");
         let next = burnt[0].max(burnt[1]);
         let again = run_at(dir.path(), Fault::None, 2);

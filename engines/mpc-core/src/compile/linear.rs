@@ -1,4 +1,4 @@
-//! Dense layers: public weights are a local product, private ones a Beaver product.
+//! Dense layers: public weights are a local product, private ones a Beaver product with a weight that was opened before the inference.
 
 use sprint_model::{Linear, WeightPolicy};
 
@@ -35,7 +35,15 @@ impl Lowering {
         let weight_bits = if room < least { least } else { room.min(most) };
         Ok(self.public_product(
             operand,
-            Recipe { layer: layer.clone(), gain, centred, fold, weight_bits, bias_bits: Some(operand.f + weight_bits) },
+            Recipe {
+                layer: layer.clone(),
+                gain,
+                centred,
+                fold,
+                weight_bits,
+                bias_bits: Some(operand.f + weight_bits),
+                opened_bits: None,
+            },
         ))
     }
 
@@ -57,6 +65,7 @@ impl Lowering {
             fold: Some(normed.norm.clone()),
             weight_bits: Precision::WEIGHT.1,
             bias_bits: None,
+            opened_bits: None,
         };
         let narrow = self.public_product(deviation, recipe.clone());
         let narrow = self.rescale(narrow, Precision::LORA_INNER);
@@ -83,15 +92,21 @@ impl Lowering {
         };
         let ring = operand.ring.min(wanted);
         let f = operand.f + Precision::PRIVATE_WEIGHT;
-        let recipe =
-            Recipe { layer: layer.clone(), gain, centred, fold, weight_bits: Precision::PRIVATE_WEIGHT, bias_bits: Some(f) };
+        let recipe = Recipe {
+            layer: layer.clone(),
+            gain,
+            centred,
+            fold,
+            weight_bits: Precision::PRIVATE_WEIGHT,
+            bias_bits: Some(f),
+            opened_bits: Some(ring),
+        };
         let has_bias = recipe.layer.bias || recipe.fold.is_some();
         let (inputs, outputs) = (layer.inputs, layer.outputs);
         let rows = self.len(operand) / inputs;
         let index = self.b.private_recipe(recipe);
-        let weight = self.b.push(Op::PrivateWeight(index), outputs * inputs);
-        let weight = Val { node: weight, ring: 64, f: Precision::PRIVATE_WEIGHT };
-        let (a, b) = (self.open(operand, ring, false, true), self.open(weight, ring, false, true));
+        let b = self.b.push(Op::PrivateWeight(index), outputs * inputs);
+        let a = self.open(operand, ring, false, true);
         let op = Op::MatMul { a, b, batch: 1, m: rows, k: inputs, n: outputs, transposed: true, bits: ring };
         let product = Val { node: self.b.push(op, rows * outputs), ring, f };
         if !has_bias {

@@ -9,6 +9,7 @@ use zeroize::Zeroize;
 use super::circle::{Circle, Harmonics, nearest};
 use super::material::{blocks, elements, unit_vectors, unit_words};
 use super::monomial::{Expansion, Term};
+use super::opened::WeightMasks;
 use super::randomness::{Purpose, Streams, low};
 use crate::program::{Form, Node, NodeId, Op, Program, Step, operands};
 use crate::{DealerChunk, DealerMachine, MachineError, PartyId};
@@ -16,6 +17,7 @@ use crate::{DealerChunk, DealerMachine, MachineError, PartyId};
 /// Makes the material of one inference in program order.
 pub struct Dealer {
     program: Arc<Program>,
+    weights: Arc<WeightMasks>,
     streams: [Streams; 2],
     /// Masks of openings: made when first needed, which may be before the exchange, and forgotten with the node.
     masks: Vec<Option<Vec<u64>>>,
@@ -25,13 +27,13 @@ pub struct Dealer {
 }
 
 impl Dealer {
-    /// `seeds` are the parties', used for this inference only.
-    pub fn new(program: Arc<Program>, seeds: [&[u8; 32]; 2]) -> Self {
+    /// `seeds` are the parties', used for this inference only; `weights` are the masks that the private weights were opened under.
+    pub fn new(program: Arc<Program>, weights: Arc<WeightMasks>, seeds: [&[u8; 32]; 2]) -> Self {
         let digest = program.digest();
         let streams = [PartyId::P0, PartyId::P1].map(|p| Streams::new(seeds[p.index()], &digest, p));
         let mut masks = Vec::new();
         masks.resize_with(program.nodes.len(), || None);
-        Self { program, streams, masks, step: 0, pending: VecDeque::new(), index: 0 }
+        Self { program, weights, streams, masks, step: 0, pending: VecDeque::new(), index: 0 }
     }
 
     /// Makes the mask of an opening, if it is not there yet.
@@ -63,9 +65,12 @@ impl Dealer {
         self.masks[id.index()] = Some(mask);
     }
 
-    /// The mask that [`Dealer::ensure`] made.
+    /// The mask that [`Dealer::ensure`] made, or that of a weight.
     fn known(&self, id: NodeId) -> &[u64] {
-        self.masks[id.index()].as_deref().unwrap_or_default()
+        match self.program.weight_of(id) {
+            Some(layer) => self.weights.layer(layer),
+            None => self.masks[id.index()].as_deref().unwrap_or_default(),
+        }
     }
 
     /// Party 1's correction: the secret less party 0's share of it.
@@ -239,6 +244,9 @@ impl DealerMachine for Dealer {
                 return Ok(Some(DealerChunk { index, to_party }));
             }
             let program = Arc::clone(&self.program);
+            if self.step == 0 {
+                self.weights.fit(&program)?;
+            }
             let Some(step) = program.steps.get(self.step) else { return Ok(None) };
             let (made, last) = match step {
                 Step::Run { node, last } => (std::slice::from_ref(node), last),

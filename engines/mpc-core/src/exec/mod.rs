@@ -5,6 +5,7 @@ mod dealer;
 pub(crate) mod local;
 pub(crate) mod material;
 mod monomial;
+mod opened;
 mod party;
 pub(crate) mod randomness;
 mod simulate;
@@ -12,5 +13,6 @@ mod simulate;
 mod tests;
 
 pub use dealer::Dealer;
+pub use opened::{OpenedWeights, WeightMasks, WeightOpening};
 pub use party::{Inputs, Party};
 pub use simulate::{SimulateError, simulate};

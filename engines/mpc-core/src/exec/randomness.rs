@@ -32,11 +32,20 @@ const BLOCKS: u128 = 1 << 36;
 impl Streams {
     /// Keyed by a seed that is used for one inference only, the program, and the party.
     pub(crate) fn new(seed: &[u8; 32], program: &[u8; 32], party: PartyId) -> Self {
+        Self::of("sprint-flow mpc party stream v1", seed, program, party)
+    }
+
+    /// For the masks of private weights, by layer in place of node: keyed by a seed that serves one model's private weights.
+    pub(crate) fn of_weights(seed: &[u8; 32], recipes: &[u8; 32], party: PartyId) -> Self {
+        Self::of("sprint-flow mpc weight masks v1", seed, recipes, party)
+    }
+
+    fn of(context: &str, seed: &[u8; 32], program: &[u8; 32], party: PartyId) -> Self {
         let mut material = zeroize::Zeroizing::new([0u8; 65]);
         material[..32].copy_from_slice(seed);
         material[32..64].copy_from_slice(program);
         material[64] = party.index() as u8;
-        let key = zeroize::Zeroizing::new(blake3::derive_key("sprint-flow mpc party stream v1", &*material));
+        let key = zeroize::Zeroizing::new(blake3::derive_key(context, &*material));
         let mut aes = [0u8; 16];
         aes.copy_from_slice(&key[..16]);
         Self(Prg::new(aes))

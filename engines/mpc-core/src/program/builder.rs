@@ -107,7 +107,7 @@ impl Builder {
 
     pub(crate) fn finish(self, finish: Finish) -> Program {
         let program = Program {
-            version: 1,
+            version: 2,
             batch: finish.batch,
             tokens: finish.tokens,
             hidden: finish.hidden,

@@ -63,6 +63,15 @@ pub(crate) struct Recipe {
     pub(crate) weight_bits: u32,
     /// Fractional bits of the bias; none if it is left to a later node.
     pub(crate) bias_bits: Option<u32>,
+    /// Bits of the ring that a private weight is opened in, masked, once for many inferences; none for a public one.
+    pub(crate) opened_bits: Option<u32>,
+}
+
+impl Recipe {
+    /// Words of the weight.
+    pub(crate) fn words(&self) -> usize {
+        self.layer.outputs * self.layer.inputs
+    }
 }
 
 /// A public vector over channels.
@@ -108,7 +117,7 @@ pub(crate) struct Fourier {
 pub(crate) enum Op {
     /// The client's share.
     Input(Input),
-    /// The weight (outputs·inputs words) of a private layer.
+    /// The weight (outputs·inputs words) of a private layer, opened before the inference ([`crate::WeightOpening`]). For [`Op::MatMul`] alone.
     PrivateWeight(u32),
     /// The bias (outputs words) of a private layer.
     PrivateBias(u32),
@@ -199,7 +208,7 @@ pub(crate) enum Op {
         forms: Vec<Form>,
         bits: u32,
     },
-    /// `batch` products `[m,k]·[k,n]` (`[n,k]ᵀ` if `transposed`) of values opened in Z_2^bits.
+    /// `batch` products `[m,k]·[k,n]` (`[n,k]ᵀ` if `transposed`) of values opened in Z_2^bits or, for `b`, a larger ring.
     MatMul {
         a: NodeId,
         b: NodeId,
@@ -366,9 +375,22 @@ impl Program {
         }
     }
 
-    /// Whether a node's value is public under a mask.
+    /// Whether a node's value is public under a mask that is made with the inference's other material.
     pub(crate) fn is_opened(&self, id: NodeId) -> bool {
         matches!(self.node(id).op, Op::Open { .. } | Op::OpenBits { .. } | Op::Differences { .. })
+    }
+
+    /// The private layer that a node is the weight of.
+    pub(crate) fn weight_of(&self, id: NodeId) -> Option<u32> {
+        match self.node(id).op {
+            Op::PrivateWeight(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    /// Bytes of each party's frame that opens the private weights, once for many inferences.
+    pub fn weight_frame_bytes(&self) -> usize {
+        self.private.iter().map(|r| packed_len(r.opened_bits.unwrap_or(64), r.words())).sum()
     }
 
     /// Bytes of an opening in each party's frame.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sprint_mpc_core::{
-    Advance, Dealer, DealerChunk, DealerMachine, Inputs, MachineError, MaterialSource, Party, PartyId, PartyMachine,
-    PrivateWeights, Program, PublicWeights,
+    Advance, Dealer, DealerChunk, DealerMachine, Inputs, MachineError, MaterialSource, OpenedWeights, Party, PartyId,
+    PartyMachine, PrivateWeights, Program, PublicWeights, WeightMasks, WeightOpening,
 };
 use zeroize::Zeroizing;
 
@@ -15,7 +15,7 @@ use super::model::{ModelFiles, Weights};
 use super::setup::{Compiled, GateSetup, MATERIAL_SEED};
 use crate::error::RoleError;
 use crate::roles::role_main;
-use crate::workload::{PartyInput, ProgramShape, Workload};
+use crate::workload::{Dealing, Evaluation, OPENING_SEED, Opening, PartyInput, ProgramShape, Workload};
 use crate::{Digest, Role};
 
 /// A role's part of the configuration.
@@ -55,11 +55,10 @@ pub(super) struct Gates {
     pub(super) weights: Option<(Arc<PublicWeights>, Arc<PrivateWeights>)>,
 }
 
-impl Gates {
-    fn program(&self, number: u32) -> Result<Arc<Program>, MachineError> {
-        let program = self.compiled.programs.get(number as usize).cloned();
-        program.ok_or_else(|| MachineError::Input(format!("program {number} does not exist")))
-    }
+/// A program by its number.
+fn program(programs: &[Arc<Program>], number: u32) -> Result<Arc<Program>, MachineError> {
+    let program = programs.get(number as usize).cloned();
+    program.ok_or_else(|| MachineError::Input(format!("program {number} does not exist")))
 }
 
 impl Workload for Gates {
@@ -79,19 +78,72 @@ impl Workload for Gates {
         &self.compiled.shapes
     }
 
-    fn party(&self, me: PartyId, program: u32, input: PartyInput) -> Result<Box<dyn PartyMachine>, MachineError> {
-        let program = self.program(program)?;
-        let inputs = Inputs::from_bytes(&program, &input.share)?;
-        let (public, private) = self.weights.clone().ok_or(MachineError::OutOfStep("this role holds no weights"))?;
-        Ok(Box::new(Seeded::Waiting(Some(Start { program, public, private, me, inputs }))))
+    fn opening_bytes(&self) -> usize {
+        self.compiled.programs[0].weight_frame_bytes()
     }
 
-    fn dealer(&self, program: u32) -> Result<Box<dyn DealerMachine>, MachineError> {
+    fn opening(&self, me: PartyId, seed: &[u8; OPENING_SEED]) -> Result<Box<dyn Opening>, MachineError> {
+        let (public, private) = self.weights.clone().ok_or(MachineError::OutOfStep("this role holds no weights"))?;
+        // One weights digest serves all programs of a session, or the weights are refused when an inference begins.
+        let weights = WeightOpening::new(&self.compiled.programs[0], private, me, seed)?;
+        Ok(Box::new(GateOpening { weights, programs: self.compiled.programs.clone(), public, me }))
+    }
+
+    fn dealing(&self, seeds: [&[u8; OPENING_SEED]; 2]) -> Result<Box<dyn Dealing>, MachineError> {
+        let weights = Arc::new(WeightMasks::new(&self.compiled.programs[0], seeds));
+        Ok(Box::new(GateDealing { weights, programs: self.compiled.programs.clone() }))
+    }
+}
+
+/// A party's private weights while they are opened.
+struct GateOpening {
+    weights: WeightOpening,
+    programs: Vec<Arc<Program>>,
+    public: Arc<PublicWeights>,
+    me: PartyId,
+}
+
+impl Opening for GateOpening {
+    fn frame(&self) -> Vec<u8> {
+        self.weights.frame()
+    }
+
+    fn finish(self: Box<Self>, peer: &[u8]) -> Result<Box<dyn Evaluation>, MachineError> {
+        let Self { weights, programs, public, me } = *self;
+        Ok(Box::new(GateEvaluation { private: Arc::new(weights.finish(peer)?), programs, public, me }))
+    }
+}
+
+/// A party with its private weights opened.
+struct GateEvaluation {
+    private: Arc<OpenedWeights>,
+    programs: Vec<Arc<Program>>,
+    public: Arc<PublicWeights>,
+    me: PartyId,
+}
+
+impl Evaluation for GateEvaluation {
+    fn party(&self, number: u32, input: PartyInput) -> Result<Box<dyn PartyMachine>, MachineError> {
+        let program = program(&self.programs, number)?;
+        let inputs = Inputs::from_bytes(&program, &input.share)?;
+        let (public, private, me) = (Arc::clone(&self.public), Arc::clone(&self.private), self.me);
+        Ok(Box::new(Seeded::Waiting(Some(Start { program, public, private, me, inputs }))))
+    }
+}
+
+/// A dealer with the masks of the private weights.
+struct GateDealing {
+    weights: Arc<WeightMasks>,
+    programs: Vec<Arc<Program>>,
+}
+
+impl Dealing for GateDealing {
+    fn dealer(&self, number: u32) -> Result<Box<dyn DealerMachine>, MachineError> {
         let mut seeds = [0, 1].map(|_| Zeroizing::new([0; MATERIAL_SEED]));
         for seed in &mut seeds {
             getrandom::fill(&mut **seed).map_err(|e| MachineError::Material(e.to_string()))?;
         }
-        let dealer = Dealer::new(self.program(program)?, [&seeds[0], &seeds[1]]);
+        let dealer = Dealer::new(program(&self.programs, number)?, Arc::clone(&self.weights), [&seeds[0], &seeds[1]]);
         Ok(Box::new(SeedFirst { seeds: Some(seeds), dealer }))
     }
 }
@@ -105,7 +157,7 @@ enum Seeded {
 struct Start {
     program: Arc<Program>,
     public: Arc<PublicWeights>,
-    private: Arc<PrivateWeights>,
+    private: Arc<OpenedWeights>,
     me: PartyId,
     inputs: Inputs,
 }

@@ -13,7 +13,7 @@ use crate::error::RoleError;
 mod shelf;
 mod spool;
 
-pub(crate) use shelf::{Label, Seal, Sheet, Shelf};
+pub(crate) use shelf::{Label, SEED_INDEX, Seal, Sheet, Shelf};
 use spool::Slot;
 pub(crate) use spool::Spool;
 

@@ -4,6 +4,7 @@
 //! folder   batch.json                         what the batch is for; public
 //!          party-b/key                        32 bytes, for party b alone
 //!          party-b/<index>.material           one inference's material
+//!          party-b/weights.seed               the seed of the masks of private weights, laid out the same with index 2^64 - 1; kept
 //! file     head  chunk*
 //! head     "SFMATER1"  party u8  0 0 0  program u32  index u64  batch[32]  model[32]  programs[32]      (120 bytes, little-endian)
 //! chunk    length u32  AES-256-GCM(key of the party, nonce = index u64 ‖ number u32, additional data = head)
@@ -27,6 +28,7 @@ use zeroize::Zeroizing;
 use crate::error::RoleError;
 use crate::gates::write_private;
 use crate::hello::Binding;
+use crate::workload::OPENING_SEED;
 use crate::{BatchId, Digest};
 
 const MAGIC: &[u8; 8] = b"SFMATER1";
@@ -35,6 +37,8 @@ const KEY: usize = 32;
 const TAG: usize = 16;
 /// No chunk is longer.
 const MAX_CHUNK: usize = 64 << 20;
+/// The index of the seed that all inferences of a batch have in common.
+pub(crate) const SEED_INDEX: u64 = u64::MAX;
 
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +158,9 @@ impl<'a> Sheet<'a> {
 }
 
 fn path_of(folder: &Path, index: u64) -> PathBuf {
+    if index == SEED_INDEX {
+        return folder.join("weights.seed");
+    }
     folder.join(format!("{index:08}.material"))
 }
 
@@ -215,6 +222,15 @@ impl Shelf {
             return Err(refuse(what.into()));
         }
         Ok(Pages { seal: &self.seal, head, path, file, index, number: 0, left: due })
+    }
+
+    /// The seed of the masks of private weights.
+    pub(crate) fn seed(&self) -> Result<Zeroizing<[u8; OPENING_SEED]>, RoleError> {
+        let mut pages = self.pages(None, SEED_INDEX, 0, OPENING_SEED as u64)?;
+        let seed = Zeroizing::new(pages.next()?.unwrap_or_default());
+        let seed = <[u8; OPENING_SEED]>::try_from(&seed[..]).map_err(|_| pages.refuse("a seed has another length"))?;
+        pages.next()?;
+        Ok(Zeroizing::new(seed))
     }
 
     /// Whether the material of one inference is there and what is asked for.

@@ -47,13 +47,17 @@ pub enum Kind {
     Prepare = 14,
     /// It is.
     Ready = 15,
+    /// The dealer's seed of the masks of private weights.
+    Seed = 16,
+    /// A party's opening of the private weights.
+    Opening = 17,
 }
 
 impl Kind {
     /// Whether it enters the running hash that the two parties compare before an output is released. Dealer chunks do not: TLS
     /// authenticates them and only one role reads each.
     pub(crate) fn is_transcribed(self) -> bool {
-        matches!(self, Self::Begin | Self::Round)
+        matches!(self, Self::Begin | Self::Round | Self::Opening)
     }
 }
 

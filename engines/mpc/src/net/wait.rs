@@ -14,6 +14,10 @@ pub enum What {
     Hello,
     /// The peer's ledger watermark.
     Watermark,
+    /// The dealer's seed of the masks of private weights.
+    Seed,
+    /// The opening of the private weights.
+    Opening,
     /// The start of an inference.
     Begin {
         /// Its material index.
@@ -65,6 +69,8 @@ impl fmt::Display for What {
             Self::Connection => f.write_str("a connection"),
             Self::Hello => f.write_str("the handshake"),
             Self::Watermark => f.write_str("the ledger watermark"),
+            Self::Seed => f.write_str("the seed of the weights' masks"),
+            Self::Opening => f.write_str("the opening of the private weights"),
             Self::Begin { inference } => write!(f, "the start of inference {inference}"),
             Self::Round { round, inference } => write!(f, "round {round} of inference {inference}"),
             Self::Transcript { inference } => write!(f, "the transcript of inference {inference}"),

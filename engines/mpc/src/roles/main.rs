@@ -224,6 +224,7 @@ fn count<const N: usize>(links: [&Link; N]) -> Vec<(Role, Arc<Counters>)> {
 fn account(party: PartyAccount, offline_s: Vec<f64>, counters: &[(Role, Arc<Counters>)], setup_cpu_s: f64) -> RoleMeter {
     let links: BTreeMap<_, _> = counters.iter().map(|(role, c)| (role.name().to_owned(), c.traffic())).collect();
     RoleMeter {
+        session_bytes_sent: party.session_bytes_sent,
         inferences: party.inferences,
         by_part: party.by_part.into_rows(),
         by_gate: party.by_gate.into_rows(),

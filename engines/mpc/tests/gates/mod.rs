@@ -127,6 +127,22 @@ pub(crate) fn a_real_model_answers_from_material_made_ahead() {
     }
     session.finish().unwrap();
 
+    // The seed of weight masks stays in the folder: another private part under the same masks would show the difference to this one.
+    let folder = dir.path().join("again");
+    precompute_material(&folder, &options.setup, &model, &[0, 0]).unwrap();
+    let ask = |session: Result<GateSession, sprint_mpc::GateError>| {
+        session?.infer(0, &batch(SIZES[0]), &embedded(SIZES[0], 0)).map(drop)
+    };
+    let with_folder = SessionOptions { material: Some(folder.clone()), ..options.clone() };
+    ask(GateSession::launch(&with_folder)).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let resplit = SharedModel::split(&model, POLICY, Mode::Exact, None).unwrap();
+    let files = resplit.write(elsewhere.path()).unwrap();
+    let setup = GateSetup { model: resplit.digest, ..options.setup.clone() };
+    let refused = ask(GateSession::launch(&SessionOptions { files, setup, ..with_folder.clone() })).unwrap_err().to_string();
+    assert!(refused.contains("masks of private weights"), "{refused}");
+    ask(GateSession::launch(&with_folder)).unwrap();
+
     // Made for a model of the same shape: every opening would still be masked, but not by material that this model's owner ordered.
     let other = Checkpoint::random(spec(), 4).unwrap();
     let folder = dir.path().join("other");
@@ -182,6 +198,11 @@ pub(crate) fn the_benchmark_reports_what_its_session_measured() {
         assert!(overhead > 0 && overhead < 200 * (u64::from(cost.rounds) + 3) + cost.online_bytes / 100, "{overhead}");
     }
     let declared = &report.predicted;
+    for sent in report.session_bytes_sent {
+        // TLS and its certificates, the handshake, the watermark and the opening of the private weights.
+        let overhead = sent - declared.session_opened_bytes;
+        assert!(declared.session_opened_bytes > 0 && overhead < 4000 + declared.session_opened_bytes / 100, "{overhead}");
+    }
     assert_eq!((declared.rounds, declared.flushes, declared.dealer_bytes), (report.rounds, report.flushes, report.dealer_bytes));
     for (predicted, sent) in declared.online_bytes_sent.into_iter().zip(report.online_bytes_sent) {
         // A write that a full socket takes in two pieces makes one record more.

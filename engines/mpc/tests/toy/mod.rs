@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sprint_mpc::{Digest, PartyInput, ProgramShape, Role, RoleError, RoundShape, Workload};
+use sprint_mpc::{Dealing, Digest, Evaluation, Opening, PartyInput, ProgramShape, Role, RoleError, RoundShape, Workload};
 use sprint_mpc_core::{Advance, DealerChunk, DealerMachine, MachineError, MaterialSource, PartyId, PartyMachine};
 
 /// The toy's configuration, and the faults it can be told to have.
@@ -76,10 +76,43 @@ impl Workload for Loaded {
         &self.shapes
     }
 
-    fn party(&self, me: PartyId, _: u32, input: PartyInput) -> Result<Box<dyn PartyMachine>, MachineError> {
-        Ok(Box::new(Squarer { toy: self.toy, me, x: words(&input.share), pending: None, round: 0 }))
+    fn opening_bytes(&self) -> usize {
+        8
     }
 
+    fn opening(&self, me: PartyId, seed: &[u8; 32]) -> Result<Box<dyn Opening>, MachineError> {
+        Ok(Box::new(Common { toy: self.toy, me, frame: seed[..8].to_vec() }))
+    }
+
+    fn dealing(&self, _: [&[u8; 32]; 2]) -> Result<Box<dyn Dealing>, MachineError> {
+        Ok(Box::new(Self { toy: self.toy, shapes: self.shapes.clone() }))
+    }
+}
+
+/// The toy's inferences have nothing in common, but open a word all the same.
+struct Common {
+    toy: Toy,
+    me: PartyId,
+    frame: Vec<u8>,
+}
+
+impl Opening for Common {
+    fn frame(&self) -> Vec<u8> {
+        self.frame.clone()
+    }
+
+    fn finish(self: Box<Self>, _: &[u8]) -> Result<Box<dyn Evaluation>, MachineError> {
+        Ok(self)
+    }
+}
+
+impl Evaluation for Common {
+    fn party(&self, _: u32, input: PartyInput) -> Result<Box<dyn PartyMachine>, MachineError> {
+        Ok(Box::new(Squarer { toy: self.toy, me: self.me, x: words(&input.share), pending: None, round: 0 }))
+    }
+}
+
+impl Dealing for Loaded {
     fn dealer(&self, program: u32) -> Result<Box<dyn DealerMachine>, MachineError> {
         Ok(Box::new(Dealt { words: self.shapes[program as usize].input_words, rounds: self.toy.rounds, next: 0 }))
     }

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use zeroize::Zeroize;
 
 use super::local::{self, Who};
+use super::opened::OpenedWeights;
 use super::randomness::{Streams, low};
 use crate::program::{Input, NodeId, Op, Program, Step, operands};
-use crate::weights::{PrivateWeights, PublicWeights};
+use crate::weights::PublicWeights;
 use crate::{Advance, MachineError, MaterialSource, PartyId, PartyMachine};
 use opening::Pending;
 
@@ -87,7 +88,7 @@ fn wipe(mut words: Vec<u64>) {
 pub struct Party {
     program: Arc<Program>,
     public: Arc<PublicWeights>,
-    private: Arc<PrivateWeights>,
+    private: Arc<OpenedWeights>,
     party: PartyId,
     streams: Streams,
     values: Vec<Option<Value>>,
@@ -103,7 +104,7 @@ impl Party {
     pub fn new(
         program: Arc<Program>,
         public: Arc<PublicWeights>,
-        private: Arc<PrivateWeights>,
+        private: Arc<OpenedWeights>,
         party: PartyId,
         seed: &[u8; 32],
         inputs: Inputs,
@@ -154,11 +155,10 @@ impl Party {
 
     /// Weights made for another program have other shapes: they are refused before anything reads them.
     fn check_weights(&self) -> Result<(), MachineError> {
-        let expected = self.program.weights_digest;
-        if self.public.recipes != expected || self.private.recipes != expected {
+        if self.public.recipes != self.program.weights_digest {
             return Err(MachineError::Input("the weights were prepared for another model".into()));
         }
-        Ok(())
+        self.private.fit(&self.program)
     }
 
     fn run(&mut self, id: NodeId, last: &[NodeId], material: &mut dyn MaterialSource) -> Result<(), MachineError> {
@@ -167,8 +167,8 @@ impl Party {
         let out = self.pool.empty(node.len);
         let value = match &node.op {
             Op::Input(_) => return self.words(id).map(|_| ()),
-            Op::PrivateWeight(layer) => words_from(out, self.private.words(*layer, false)),
-            Op::PrivateBias(layer) => words_from(out, self.private.words(*layer, true)),
+            Op::PrivateWeight(_) => return Ok(()),
+            Op::PrivateBias(layer) => words_from(out, self.private.bias(*layer)),
             Op::Lift(src) => words_from(out, self.share(*src)?),
             Op::Differences { src, count, pairs } => self.differences(*src, *count, pairs, out)?,
             Op::Product { forms, bits } => Value::Words(self.product(id, node, forms, *bits, material, out)?),

@@ -113,7 +113,11 @@ impl Party {
             PartyId::P0 => self.streams.words(id, Purpose::Product, 0, 0, node.len),
             PartyId::P1 => unpacked(bits, &take(material, packed_len(bits, node.len))?, node.len)?,
         };
-        let (a_hat, a_share, b_hat, b_share) = (self.hat(a)?, self.share(a)?, self.hat(b)?, self.share(b)?);
+        let (a_hat, a_share) = (self.hat(a)?, self.share(a)?);
+        let (b_hat, b_share) = match self.program.weight_of(b) {
+            Some(layer) => self.private.layer(layer).ok_or(MISSING)?,
+            None => (self.hat(b)?, self.share(b)?),
+        };
         let add = if transposed { gemm_nt_add } else { gemm_add };
         // ab = â·b + a·b̂ - â·b̂ + r_a·r_b; party 1 leaves out the public product.
         let mut left = a_share.to_vec();

@@ -4,6 +4,7 @@ mod functions;
 mod openings;
 mod products;
 mod protocol;
+mod weights;
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::exec::randomness::{Purpose, Streams};
 use crate::program::{Builder, Finish, Input, NodeId, Op, Program, Strided};
 use crate::runner::{InMemory, RunReport};
 use crate::weights::{PrivateWeights, PublicWeights};
-use crate::{Inputs, Party, PartyId};
+use crate::{Inputs, OpenedWeights, Party, PartyId, WeightOpening};
 
 /// A program over one input of words, and what is needed to run it.
 struct Bench {
@@ -60,9 +61,15 @@ impl Bench {
         PrivateWeights::from_bytes(&self.program, &[]).expect("no private layers")
     }
 
+    /// No private layers, opened.
+    fn opened(&self, party: PartyId) -> Arc<OpenedWeights> {
+        let opening = WeightOpening::new(&self.program, Arc::new(self.private()), party, &[0; 32]).expect("the program's");
+        Arc::new(opening.finish(&[]).expect("an empty frame"))
+    }
+
     fn party(&self, party: PartyId, share: &[u8]) -> Party {
         let inputs = Inputs::from_bytes(&self.program, share).expect("the program's length");
-        Party::new(Arc::clone(&self.program), self.public(), Arc::new(self.private()), party, &seeds(1)[party.index()], inputs)
+        Party::new(Arc::clone(&self.program), self.public(), self.opened(party), party, &seeds(1)[party.index()], inputs)
     }
 
     fn runner(&self) -> InMemory {

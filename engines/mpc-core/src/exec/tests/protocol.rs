@@ -2,7 +2,7 @@ use super::*;
 use crate::compile::{Lowering, Val};
 use crate::exec::randomness::low;
 use crate::program::Step;
-use crate::{Advance, Dealer, DealerMachine, MachineError, MaterialSource, PartyMachine};
+use crate::{Advance, Dealer, DealerMachine, MachineError, MaterialSource, PartyMachine, WeightMasks};
 
 /// An exponential and a row maximum: every kind of opening.
 fn mixed(len: usize) -> Bench {
@@ -22,9 +22,9 @@ fn mixed(len: usize) -> Bench {
 }
 
 /// Chi-square with 15 degrees of freedom stays below 44.3 with probability 0.9999.
-const LIMIT: f64 = 44.3;
+pub(super) const LIMIT: f64 = 44.3;
 
-fn chi_square(counts: &[u64; 16]) -> f64 {
+pub(super) fn chi_square(counts: &[u64; 16]) -> f64 {
     let expected = counts.iter().sum::<u64>() as f64 / 16.0;
     counts.iter().map(|c| (*c as f64 - expected).powi(2) / expected).sum()
 }
@@ -81,7 +81,8 @@ fn every_opened_value_is_uniform_whatever_the_input() {
 
 fn dealt(bench: &Bench) -> [Vec<u8>; 2] {
     let seeds = seeds(1);
-    let mut dealer = Dealer::new(Arc::clone(&bench.program), [&seeds[0], &seeds[1]]);
+    let weights = Arc::new(WeightMasks::new(&bench.program, [&seeds[0], &seeds[1]]));
+    let mut dealer = Dealer::new(Arc::clone(&bench.program), weights, [&seeds[0], &seeds[1]]);
     let mut all = [Vec::new(), Vec::new()];
     while let Some(chunk) = dealer.next_chunk().expect("deals") {
         all.iter_mut().zip(chunk.to_party).for_each(|(a, c)| a.extend(c));
@@ -165,6 +166,6 @@ fn weights_of_another_model_and_inputs_of_another_shape_are_refused() {
     assert!(matches!(Inputs::from_bytes(&bench.program, &[0; 8]), Err(MachineError::Input(_))));
     let public = Arc::new(PublicWeights { linears: Vec::new(), vectors: Vec::new(), recipes: [1; 32] });
     let inputs = Inputs::from_bytes(&bench.program, &[0; 128]).expect("the program's length");
-    let mut party = Party::new(Arc::clone(&bench.program), public, Arc::new(bench.private()), PartyId::P0, &[0; 32], inputs);
+    let mut party = Party::new(Arc::clone(&bench.program), public, bench.opened(PartyId::P0), PartyId::P0, &[0; 32], inputs);
     assert!(matches!(party.advance(&mut Dealt(std::collections::VecDeque::default())), Err(MachineError::Input(_))));
 }

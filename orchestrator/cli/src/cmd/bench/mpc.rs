@@ -147,6 +147,7 @@ fn show(r: &BenchReport) -> Result<(), Failure> {
         ("with the dealer", spread(r.total_s)),
         ("rounds", r.rounds.to_string()),
         ("sent online", both(r.online_bytes_sent)),
+        ("sent once a session", both(r.session_bytes_sent)),
         ("from the dealer", both(r.dealer_bytes)),
         ("CPU online", format!("{} / {}", seconds(r.cpu_online_s.p0), seconds(r.cpu_online_s.p1))),
         ("CPU in all", format!("{} / {}, dealer {}", seconds(r.cpu_s.p0), seconds(r.cpu_s.p1), seconds(r.cpu_s.dealer))),
