@@ -9,6 +9,8 @@ pub(crate) struct Cpu {
     pub(crate) avx512: bool,
     /// 52-bit integer multiply-add.
     pub(crate) ifma: bool,
+    /// Byte permutations of a whole register.
+    pub(crate) vbmi: bool,
     /// AES rounds on four blocks per instruction.
     pub(crate) vaes: bool,
     /// `vpmullq` is one micro-operation (AMD); elsewhere it is three, and two 52-bit multiply-adds beat it.
@@ -33,6 +35,7 @@ fn detect() -> Cpu {
     Cpu {
         avx512,
         ifma: avx512 && is_x86_feature_detected!("avx512ifma"),
+        vbmi: avx512 && is_x86_feature_detected!("avx512vbmi"),
         vaes: avx512 && is_x86_feature_detected!("vaes") && is_x86_feature_detected!("aes") && is_x86_feature_detected!("sse4.1"),
         fast_mul64: (leaf.ebx, leaf.edx, leaf.ecx) == AUTHENTIC_AMD,
     }
@@ -40,7 +43,7 @@ fn detect() -> Cpu {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Cpu {
-    Cpu { avx512: false, ifma: false, vaes: false, fast_mul64: false }
+    Cpu { avx512: false, ifma: false, vbmi: false, vaes: false, fast_mul64: false }
 }
 
 /// The vendor words `AuthenticAMD` in the order ebx, edx, ecx.

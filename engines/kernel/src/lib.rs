@@ -15,6 +15,7 @@
 //! | [`pack`], [`unpack`] | words of `n` bits on the wire |
 //! | [`dpf`] | XOR shares of `1[alpha < point]` |
 //! | [`lut`] | additive shares of `table[x_hat - alpha]` |
+//! | [`words`] | elementwise arithmetic |
 
 mod cipher;
 mod cpu;
@@ -25,6 +26,7 @@ mod packing;
 mod prg;
 #[cfg(target_arch = "x86_64")]
 mod vaes;
+pub mod words;
 
 pub use cpu::description;
 pub use gemm::{MAX_WEIGHT, PackedWeights, gemm, gemm_add, gemm_nt, gemm_nt_add, gemm_public};

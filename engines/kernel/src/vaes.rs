@@ -224,7 +224,7 @@ fn store(to: &mut [u8; 16], x: __m128i) {
 /// Writes a register to memory.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn store_all(to: &mut [u8; 64], x: __m512i) {
+pub(crate) fn store_all(to: &mut [core::mem::MaybeUninit<u8>; 64], x: __m512i) {
     // SAFETY: the reference covers 64 writable bytes and the store needs no alignment.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
 }

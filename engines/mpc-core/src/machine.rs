@@ -75,6 +75,10 @@ pub struct DealerChunk {
 pub trait MaterialSource {
     /// The next `bytes` bytes; blocks until they are there.
     fn take(&mut self, bytes: usize) -> Result<Vec<u8>, MachineError>;
+    /// Takes back the memory of what was taken and used up, for what comes next.
+    fn reuse(&mut self, memory: Vec<u8>) {
+        drop(memory);
+    }
 }
 
 /// Why an inference cannot go on. Nothing here holds a share.

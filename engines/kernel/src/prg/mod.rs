@@ -40,7 +40,7 @@ impl Prg {
         #[cfg(target_arch = "x86_64")]
         if let Some(keys) = &self.round_keys {
             // SAFETY: round keys exist only where VAES and AVX-512 were detected.
-            if unsafe { vaes::fill(keys, start_block, out) } {
+            if unsafe { vaes::fill(keys, start_block, vaes::as_free(out)) } {
                 return;
             }
         }
@@ -69,6 +69,24 @@ impl Prg {
                 }
             }
         }
+    }
+
+    /// Appends `len` words of the stream of [`Prg::fill_u64`].
+    pub fn extend_u64(&self, start_block: u128, len: usize, out: &mut Vec<u64>) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(keys) = &self.round_keys {
+            out.reserve(len);
+            let spare = vaes::as_free_bytes(&mut out.spare_capacity_mut()[..len]);
+            // SAFETY: round keys exist only where VAES and AVX-512 were detected.
+            if unsafe { vaes::fill(keys, start_block, spare) } {
+                // SAFETY: the stream has filled so many words of the spare capacity.
+                unsafe { out.set_len(out.len() + len) };
+                return;
+            }
+        }
+        let at = out.len();
+        out.resize(at + len, 0);
+        self.fill_u64(start_block, &mut out[at..]);
     }
 
     fn blocks(&self, counter: &mut u128, count: usize) -> [u128; STEP] {
@@ -128,6 +146,9 @@ mod tests {
             prop_assert_eq!(&bytes[..], &expected[..bytes.len()]);
             let mut words = vec![0u64; 2 * blocks + cut % 2];
             prg.fill_u64(start, &mut words);
+            let mut appended = vec![9];
+            prg.extend_u64(start, words.len(), &mut appended);
+            prop_assert_eq!((appended[0], &appended[1..]), (9, &words[..]));
             let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
             prop_assert_eq!(&bytes[..], &expected[..bytes.len()]);
         }

@@ -52,15 +52,21 @@ impl Lowering {
     /// The softmax only needs a number near the maximum: it cancels, and the exponent's argument may be up to 0.4.
     ///
     /// In a group, the three differences `x_i - x_3` are opened; the others are differences of those. They give the six comparisons, and with them `max = x_3 + Σ_{i<3} e_i·(x_i - x_3)`,
-    /// where `e_i` is the product of the three comparisons that `x_i` wins. Two rounds a level.
+    /// where `e_i` is the product of the three comparisons that `x_i` wins. Two rounds a level. A row of an odd power of two begins with pairs: as many
+    /// levels, and a quarter of the comparisons less than ending with a pair.
     pub(crate) fn row_maximum(&mut self, s: Val, columns: usize) -> Val {
         let (f, ring) = Precision::MAXIMUM;
         let mut level = self.rescale(s, f);
         level.ring = ring;
         let mut width = columns;
         while width > 1 {
-            let (next, left) = self.maximum_level(level, width);
-            (level, width) = (next, left);
+            (level, width) = if width.is_power_of_two() && width.ilog2() % 2 == 1 {
+                let rows = self.len(level) / width;
+                let [a, b] = [0, 1].map(|at| self.columns(level, rows, width, at, width / 2, 2));
+                (self.maximum_of_two(a, b), width / 2)
+            } else {
+                self.maximum_level(level, width)
+            };
         }
         level
     }

@@ -110,15 +110,14 @@ impl Lowering {
         self.open(v, ring.min(v.ring), true, false)
     }
 
-    /// `x/2 + even(x)` on `|x| < 5` by a Fourier series of the even part, `x` above, 0 below. The edges are met to within 1/2, which the series
-    /// covers on one side, and on the other GELU is `x` up to 1.6e-5. Error 2e-4.
+    /// `x/2 + even(x)` on `-5 ≤ x < 5` by a Fourier series of the even part, `x` above, 0 below. A value may count as up to 1 more than it is: what is
+    /// so taken for 5 is at least 4, what is so left out is below -4, and there GELU is `x` or 0 up to 1.3e-4. Error 2e-4.
     fn gelu(&mut self, x: Val, func: Func, ring: u32) -> Val {
         const EDGE: f64 = 5.0;
-        const EDGE_UNIT: f64 = 0.5;
         let f = Precision::ARGUMENT.0;
         let open = self.argument(x, ring);
         let len = self.b.len(open);
-        let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, EDGE + EDGE_UNIT), 16.0, 9, Parity::Even);
+        let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, EDGE), 16.0, 9, Parity::Even);
         debug_assert!(even.max_error < 1e-3, "the series fits the function");
         let fit = Fourier { period_bits: 4 + f, cos: even.cos, sin: even.sin };
         let series = self.series(open, fit, 40);
@@ -127,7 +126,7 @@ impl Lowering {
         let half = self.rescale(half, Precision::BODY);
         let inner = self.sum(series, half);
         let inner = self.body(inner, 8.0);
-        let bits = self.intervals(open, f, f - 1, &[(Some(-EDGE), Some(EDGE)), (Some(EDGE), None)]);
+        let bits = self.intervals(open, f, f, &[(Some(1.0 - EDGE), Some(EDGE)), (Some(EDGE), None)]);
         let bits = self.open_bits(bits);
         let inside = self.product(&[(bits, View::ALL), (inner, View::ALL)], len, Precision::BODY);
         let above = self.product(&[(bits, View::at(len)), (open, View::ALL)], len, f);
@@ -228,20 +227,21 @@ impl Lowering {
         Ok(self.sum(sum, below))
     }
 
-    /// `exp x` for `-14 ≤ x ≤ 0.4`, 0 below (met to within 2): the square of a Fourier series of `exp(x/2)`, whose error shrinks with the value.
+    /// `exp x` for `-12 ≤ x ≤ 0.4`, 0 below -16, either between: the square of a Fourier series of `exp(x/2)`, whose error shrinks with the value.
     fn exponential(&mut self, x: Val) -> Val {
-        const EDGE: f64 = -14.0;
+        const EDGE: f64 = -12.0;
+        const UNIT: f64 = 4.0;
         let (f, ring) = Precision::EXP_ARGUMENT;
         let x = self.fit(x, f, ring);
         let open = self.open(x, ring, false, true);
         let len = self.b.len(open);
-        let half = fourier(|x| (0.5 * x).exp(), (EDGE - 2.3, 0.4), 32.0, 10, Parity::Neither);
+        let half = fourier(|x| (0.5 * x).exp(), (EDGE - UNIT - 0.3, 0.4), 32.0, 10, Parity::Neither);
         let fit = Fourier { period_bits: 5 + f, cos: half.cos, sin: half.sin };
         let series = self.series(open, fit, 40);
         let fine = Precision::BODY + 1;
         let series = self.rescale(series, fine);
         let root = self.open(series, fine + 3, true, false);
-        let bits = self.intervals(open, f, f + 1, &[(Some(EDGE), None)]);
+        let bits = self.intervals(open, f, f + 2, &[(Some(EDGE), None)]);
         let bits = self.open_bits(bits);
         self.product(&[(bits, View::ALL), (root, View::ALL), (root, View::ALL)], len, 2 * fine)
     }

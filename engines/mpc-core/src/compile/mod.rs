@@ -380,7 +380,7 @@ impl Lowering {
     pub(crate) fn open(&mut self, v: Val, bits: u32, lifted: bool, checked: bool) -> NodeId {
         debug_assert!(v.ring >= bits, "a share in Z_2^{} cannot be opened in Z_2^{bits}", v.ring);
         let len = self.len(v);
-        self.b.push(Op::Open { src: v.node, bits, lifted, checked }, len)
+        self.b.push(Op::Open { src: v.node, bits, lifted, checked, share: 64 }, len)
     }
 
     /// Opens bits for products in Z_2^64.

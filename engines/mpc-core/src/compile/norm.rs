@@ -51,11 +51,11 @@ impl Lowering {
     }
 
     fn reopened(&mut self, open: NodeId, tokens: usize, channels: usize) -> Result<NodeId, CompileError> {
-        let Op::Open { src, bits, lifted, checked } = *self.b.op(open) else {
+        let Op::Open { src, bits, lifted, checked, share } = *self.b.op(open) else {
             return Err(CompileError::Shape("a normalisation's parts are openings".into()));
         };
         let src = self.first_node(src, tokens, channels);
         let len = self.b.len(src);
-        Ok(self.b.push(Op::Open { src, bits, lifted, checked }, len))
+        Ok(self.b.push(Op::Open { src, bits, lifted, checked, share }, len))
     }
 }

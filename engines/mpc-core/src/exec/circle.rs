@@ -2,6 +2,8 @@
 //!
 //! All arithmetic is IEEE double precision without contraction, so both parties, on whatever machines, compute the same public coefficients.
 
+use sprint_kernel::words::{Pairs, rotate as turn};
+
 use super::randomness::low;
 use crate::program::Fourier;
 
@@ -38,29 +40,38 @@ fn rotate((c, s): (f64, f64), (cos, sin): (f64, f64)) -> (f64, f64) {
 }
 
 /// The multiples `j·θ`, j from 1, of many angles at once. Errors grow as `j·2^-53`.
+#[derive(Default)]
 pub(super) struct Harmonics {
-    base: Vec<(f64, f64)>,
-    /// `(cos jθ, sin jθ)` of each angle.
-    pub(super) now: Vec<(f64, f64)>,
+    base: [Vec<f64>; 2],
+    /// `cos jθ` and `sin jθ` of each angle.
+    now: [Vec<f64>; 2],
 }
 
 impl Harmonics {
-    /// At frequency 1.
-    pub(super) fn new(circle: &Circle, positions: &[u64]) -> Self {
-        let base: Vec<(f64, f64)> = positions.iter().map(|p| circle.at(*p)).collect();
-        Self { now: base.clone(), base }
+    /// Begins again at frequency 1 with other angles.
+    pub(super) fn restart(&mut self, circle: &Circle, positions: &[u64]) {
+        let Self { base: [cos, sin], now } = self;
+        cos.clear();
+        sin.clear();
+        for position in positions {
+            let (c, s) = circle.at(*position);
+            cos.push(c);
+            sin.push(s);
+        }
+        now[0].clone_from(cos);
+        now[1].clone_from(sin);
+    }
+
+    /// `cos jθ` and `sin jθ` of each angle.
+    pub(super) fn now(&self) -> Pairs<'_> {
+        Pairs { cos: &self.now[0], sin: &self.now[1] }
     }
 
     /// To the next frequency.
     pub(super) fn advance(&mut self) {
-        self.now.iter_mut().zip(&self.base).for_each(|(now, base)| *now = rotate(*now, *base));
+        let Self { base, now: [cos, sin] } = self;
+        turn(cos, sin, Pairs { cos: &base[0], sin: &base[1] });
     }
-}
-
-/// The nearest integer in two's complement, ties to even, for `|x| < 2^51`: adding `1.5·2^52` leaves it in the low bits of the significand.
-pub(super) fn nearest(x: f64) -> u64 {
-    const MAGIC: f64 = 6_755_399_441_055_744.0;
-    (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits())
 }
 
 /// The constant term of a series as a ring word.
@@ -93,20 +104,15 @@ mod tests {
     fn harmonics_are_the_cosines_of_multiples() {
         let circle = Circle::new(17);
         let positions: Vec<u64> = (0..1000).map(|i| i * 7919).collect();
-        let mut harmonics = Harmonics::new(&circle, &positions);
+        let mut harmonics = Harmonics::default();
+        harmonics.restart(&circle, &positions);
         for j in 1..=14u64 {
-            for (p, now) in positions.iter().zip(&harmonics.now) {
+            let Pairs { cos, sin } = harmonics.now();
+            for (p, now) in positions.iter().zip(cos.iter().copied().zip(sin.iter().copied())) {
                 let angle = std::f64::consts::TAU * ((p * j) % (1 << 17)) as f64 / f64::from(1 << 17);
                 assert!((now.0 - angle.cos()).abs() < 1e-13 && (now.1 - angle.sin()).abs() < 1e-13);
             }
             harmonics.advance();
-        }
-    }
-
-    #[test]
-    fn nearest_rounds_both_signs() {
-        for (x, expected) in [(0.0, 0i64), (1.4, 1), (-1.4, -1), (-1.6, -2), (2.5, 2), (-1e12 - 0.2, -1_000_000_000_000)] {
-            assert_eq!(nearest(x), expected as u64, "{x}");
         }
     }
 }

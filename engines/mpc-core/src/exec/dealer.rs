@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sprint_kernel::{dpf, gemm, gemm_nt, lut, pack};
+use sprint_kernel::{dpf, gemm, gemm_nt, lut, pack, words as kernel};
 use zeroize::Zeroize;
 
-use super::circle::{Circle, Harmonics, nearest};
+use super::circle::{Circle, Harmonics};
 use super::material::{blocks, elements, unit_vectors, unit_words};
 use super::monomial::{Expansion, Term};
 use super::opened::WeightMasks;
@@ -46,7 +46,7 @@ impl Dealer {
         let mask = match &node.op {
             Op::Open { bits, .. } => {
                 let [mut a, b] = self.streams.each_ref().map(|s| s.words(id, Purpose::Mask, 0, 0, node.len));
-                a.iter_mut().zip(&b).for_each(|(a, b)| *a = a.wrapping_add(*b) & low(*bits));
+                kernel::opened(&mut a, &b, *bits);
                 a
             }
             Op::Differences { src, count, pairs } => {
@@ -76,7 +76,7 @@ impl Dealer {
     /// Party 1's correction: the secret less party 0's share of it.
     fn correct(&self, id: NodeId, (purpose, array): (Purpose, usize), from: usize, secret: &[u64], bits: u32, out: &mut Vec<u8>) {
         let mut share = self.streams[0].words(id, purpose, array, from, secret.len());
-        share.iter_mut().zip(secret).for_each(|(s, x)| *s = x.wrapping_sub(*s));
+        kernel::share(&mut share, secret, u64::MAX);
         pack(bits, &share, out);
     }
 
@@ -139,8 +139,11 @@ impl Dealer {
             let carry: Vec<u64> = mask.iter().zip(&own).map(|(r, a)| u64::from(*r < a & low(bits))).collect();
             let top: Vec<u64> = mask.iter().map(|r| r >> (bits - 1)).collect();
             let mut out = Vec::new();
-            self.correct(id, (Purpose::Carry, 0), from, &carry, 64 - bits, &mut out);
-            self.correct(id, (Purpose::Top, 0), from, &top, 64 - bits, &mut out);
+            let wraps = self.program.share_bits(id) - bits;
+            if wraps > 0 {
+                self.correct(id, (Purpose::Carry, 0), from, &carry, wraps, &mut out);
+                self.correct(id, (Purpose::Top, 0), from, &top, wraps, &mut out);
+            }
             self.send_to_second(out);
         }
     }
@@ -184,7 +187,11 @@ impl Dealer {
                 let mut secret = vec![1u64; len];
                 for (form, term) in monomial {
                     let shift = if *term == Term::Top { program.open_bits(forms[*form].open) - 1 } else { 0 };
-                    secret.iter_mut().zip(&masks[*form]).for_each(|(s, r)| *s = s.wrapping_mul(r >> shift));
+                    if shift == 0 {
+                        kernel::multiply(&mut secret, &masks[*form]);
+                    } else {
+                        secret.iter_mut().zip(&masks[*form]).for_each(|(s, r)| *s = s.wrapping_mul(r >> shift));
+                    }
                 }
                 self.correct(id, (Purpose::Product, array), from, &secret, bits, &mut out);
             }
@@ -198,14 +205,16 @@ impl Dealer {
         let fit = &program.fits[fit as usize];
         let circle = Circle::new(fit.period_bits);
         let scale = f64::from(trig_bits).exp2();
+        let mut harmonics = Harmonics::default();
         for (from, len) in blocks(node.len) {
-            let mut harmonics = Harmonics::new(&circle, &self.known(src)[from..from + len]);
+            harmonics.restart(&circle, &self.known(src)[from..from + len]);
             let mut out = Vec::new();
+            let mut secret = vec![0; len];
             for j in 1..=fit.frequencies() {
-                let cosines: Vec<u64> = harmonics.now.iter().map(|(cos, _)| nearest(cos * scale)).collect();
-                let sines: Vec<u64> = harmonics.now.iter().map(|(_, sin)| nearest(sin * scale)).collect();
-                self.correct(id, (Purpose::Product, 2 * j - 2), from, &cosines, bits, &mut out);
-                self.correct(id, (Purpose::Product, 2 * j - 1), from, &sines, bits, &mut out);
+                kernel::rounded(&mut secret, harmonics.now().cos, scale);
+                self.correct(id, (Purpose::Product, 2 * j - 2), from, &secret, bits, &mut out);
+                kernel::rounded(&mut secret, harmonics.now().sin, scale);
+                self.correct(id, (Purpose::Product, 2 * j - 1), from, &secret, bits, &mut out);
                 harmonics.advance();
             }
             self.send_to_second(out);

@@ -1,8 +1,7 @@
 //! Operations on share words that need no interaction, the same for both parties but for public constants.
 
-use sprint_kernel::gemm_public;
+use sprint_kernel::{gemm_public, words as kernel};
 
-use super::randomness::low;
 use crate::program::{NodeId, Op};
 use crate::weights::{PublicWeights, encode};
 
@@ -41,8 +40,8 @@ pub(super) fn overwritten(op: &Op) -> Option<(NodeId, Option<NodeId>)> {
 /// Applies an operation that [`overwritten`] names to its operand's words.
 pub(super) fn overwrite(weights: &PublicWeights, who: Who, op: &Op, words: &mut [u64], other: &[u64]) {
     match op {
-        Op::Add(..) => words.iter_mut().zip(other).for_each(|(x, y)| *x = x.wrapping_add(*y)),
-        Op::Sub(..) => words.iter_mut().zip(other).for_each(|(x, y)| *x = x.wrapping_sub(*y)),
+        Op::Add(..) => kernel::add(words, other),
+        Op::Sub(..) => kernel::subtract(words, other),
         Op::Scale(_, by) => words.iter_mut().for_each(|x| *x = x.wrapping_mul(*by as u64)),
         Op::Shift(_, by) if who.constants() => words.iter_mut().for_each(|x| *x = x.wrapping_add(*by as u64)),
         Op::ShiftGroups { group, by, .. } if who.constants() => {
@@ -53,9 +52,7 @@ pub(super) fn overwrite(weights: &PublicWeights, who: Who, op: &Op, words: &mut 
         Op::Centre { width, shift, .. } => centre(words, *width, *shift),
         Op::MulColumns { vector, bits, .. } => {
             let vector: Vec<u64> = weights.vectors[*vector as usize].iter().map(|v| encode(*v, *bits)).collect();
-            for row in words.chunks_exact_mut(vector.len()) {
-                row.iter_mut().zip(&vector).for_each(|(x, v)| *x = x.wrapping_mul(*v));
-            }
+            words.chunks_exact_mut(vector.len()).for_each(|row| kernel::multiply(row, &vector));
         }
         Op::AddColumns { vector, bits, .. } if who.constants() => {
             let vector: Vec<u64> = weights.vectors[*vector as usize].iter().map(|v| encode(*v, *bits)).collect();
@@ -94,10 +91,9 @@ pub(super) fn evaluate<'a>(
 /// T2. The shares' floors add up to `floor(x/2^by)` or one less in Z_2^{ring-by}, never further off; party 0 adds one, so the expectation is
 /// `x/2^by` up to `2^-by`. In the clear it rounds to nearest.
 fn truncate(who: Who, words: &mut [u64], ring: u32, by: u32) {
-    let mask = low(ring);
     match who {
-        Who::First => words.iter_mut().for_each(|x| *x = ((*x & mask) >> by).wrapping_add(1)),
-        Who::Second => words.iter_mut().for_each(|x| *x = (*x & mask) >> by),
+        Who::First => kernel::truncate(words, ring, by, 1),
+        Who::Second => kernel::truncate(words, ring, by, 0),
         Who::Clear => {
             let half = if by == 0 { 0 } else { 1i64 << (by - 1) };
             words.iter_mut().for_each(|x| *x = (sign_extend(*x, ring).wrapping_add(half) >> by) as u64);
@@ -116,9 +112,7 @@ fn sum(words: &[u64]) -> u64 {
 }
 
 fn add_to_rows(words: &mut [u64], vector: &[u64]) {
-    for row in words.chunks_exact_mut(vector.len()) {
-        row.iter_mut().zip(vector).for_each(|(x, v)| *x = x.wrapping_add(*v));
-    }
+    words.chunks_exact_mut(vector.len()).for_each(|row| kernel::add(row, vector));
 }
 
 fn centre(words: &mut [u64], width: usize, shift: u32) {

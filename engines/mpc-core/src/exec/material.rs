@@ -19,7 +19,7 @@ pub(crate) fn blocks(len: usize) -> impl Iterator<Item = (usize, usize)> {
 pub(crate) fn block_bytes(program: &Program, node: &Node, len: usize) -> [usize; 2] {
     match &node.op {
         Op::Product { forms, bits } => product_bytes(&Expansion::of(program, forms), *bits, len),
-        Op::Open { bits, lifted: true, .. } => [0, 2 * packed_len(64 - bits, len)],
+        Op::Open { bits, lifted: true, share, .. } if share > bits => [0, 2 * packed_len(share - bits, len)],
         Op::OpenBits { bits, .. } => [0, packed_len(*bits, len)],
         Op::Intervals { src, drop, .. } if unit_vectors(program.open_bits(*src) - drop) => {
             [0, 8 * unit_words(program.open_bits(*src) - drop) * len]

@@ -61,9 +61,7 @@ impl Streams {
     /// The same, appended.
     pub(crate) fn fill(&self, node: NodeId, purpose: Purpose, array: usize, from: usize, len: usize, out: &mut Vec<u64>) {
         debug_assert!(from.is_multiple_of(2), "a block holds two words");
-        let at = out.len();
-        out.resize(at + len, 0);
-        self.0.fill_u64(place(node, purpose, array) + (from / 2) as u128, &mut out[at..]);
+        self.0.extend_u64(place(node, purpose, array) + (from / 2) as u128, len, out);
     }
 
     /// `len` 128-bit root seeds from number `from`.

@@ -73,7 +73,7 @@ impl Clear<'_> {
             Op::PrivateWeight(layer) => self.private.words(*layer, false).to_vec(),
             Op::PrivateBias(layer) => self.private.words(*layer, true).to_vec(),
             Op::Lift(src) | Op::OpenBits { src, .. } => self.words(*src).to_vec(),
-            Op::Open { src, bits, lifted, checked } => self.open(node, *src, *bits, *lifted && *checked)?,
+            Op::Open { src, bits, lifted, checked, .. } => self.open(node, *src, *bits, *lifted && *checked)?,
             Op::Product { forms, .. } => (0..node.len).map(|i| self.product(forms, i)).collect(),
             Op::MatMul { a, b, batch, m, k, n, transposed, .. } => {
                 let (a, b) = (self.words(*a), self.words(*b));

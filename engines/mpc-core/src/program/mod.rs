@@ -10,6 +10,7 @@
 
 mod builder;
 mod cost;
+mod narrow;
 mod rounds;
 mod schedule;
 mod view;
@@ -182,12 +183,14 @@ pub(crate) enum Op {
         rows: usize,
     },
     /// Opens a share of Z_2^bits under a dealer mask. `lifted`: consumers may use it in Z_2^64; then `|x| < 2^{bits-2}` is required,
-    /// and `checked` by the simulation, unless a guard bit discards the result where it does not hold.
+    /// and `checked` by the simulation, unless a guard bit discards the result where it does not hold. The share of a lifted one is valid
+    /// in Z_2^share, what its readers need.
     Open {
         src: NodeId,
         bits: u32,
         lifted: bool,
         checked: bool,
+        share: u32,
     },
     /// Opens XOR-shared bits under dealer masks; arithmetic consumers use at most `bits` bits.
     OpenBits {
@@ -319,8 +322,10 @@ impl Program {
         self.digest
     }
 
-    /// Schedules and digests a program whose other fields are set.
+    /// Narrows, schedules and digests a program whose other fields are set.
     fn sealed(mut self) -> Self {
+        let ring = if self.alarms > 0 { 64 } else { self.output_ring };
+        narrow::narrow(&mut self.nodes, self.output, ring);
         self.steps = schedule::schedule(&self.nodes, self.output);
         let text = serde_json::to_vec(&self).expect("a program is numbers, names and lists");
         self.digest = blake3::derive_key("sprint-flow gate program v1", &text);
@@ -372,6 +377,14 @@ impl Program {
             Op::Open { bits, .. } => bits,
             Op::Differences { src, .. } => self.open_bits(src),
             _ => 1,
+        }
+    }
+
+    /// Bits of the ring that the share of a lifted opening is valid in.
+    pub(crate) fn share_bits(&self, id: NodeId) -> u32 {
+        match self.node(id).op {
+            Op::Open { share, .. } => share,
+            _ => 64,
         }
     }
 

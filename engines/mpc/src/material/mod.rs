@@ -165,13 +165,15 @@ pub(crate) struct Supply<'a> {
     stock: &'a Stock,
     inference: u64,
     stall: Duration,
+    /// Memory of chunks that are used up: reading spooled ones into it costs no new pages.
+    spare: Vec<Vec<u8>>,
     pub(crate) taken: u64,
     pub(crate) waited: Duration,
 }
 
 impl<'a> Supply<'a> {
     pub(crate) fn new(stock: &'a Stock, inference: u64, stall: Duration) -> Self {
-        Self { stock, inference, stall, taken: 0, waited: Duration::ZERO }
+        Self { stock, inference, stall, spare: Vec::new(), taken: 0, waited: Duration::ZERO }
     }
 
     /// Waits until there is a chunk and checks whose it is.
@@ -203,13 +205,14 @@ impl<'a> Supply<'a> {
     }
 
     /// Brings the front chunk to memory. Only this thread takes from the front.
-    fn load(&self, state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>, MachineError> {
+    fn load(&mut self, state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>, MachineError> {
         let mut state = state;
         let Some((inference, slot, taken)) = state.take_spooled() else {
             return Ok(state);
         };
         drop(state);
-        let bytes = slot.read().map_err(|e| MachineError::Material(format!("the spool: {e}")))?;
+        let bytes =
+            slot.read(self.spare.pop().unwrap_or_default()).map_err(|e| MachineError::Material(format!("the spool: {e}")))?;
         let mut state = self.stock.lock();
         state.disk -= bytes.len() as u64;
         state.memory += bytes.len();
@@ -255,6 +258,13 @@ impl MaterialSource for Supply<'_> {
             out.extend_from_slice(&part);
         }
         Ok(out)
+    }
+
+    fn reuse(&mut self, memory: Vec<u8>) {
+        const SPARE: usize = 4;
+        if self.spare.len() < SPARE {
+            self.spare.push(memory);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What tells the client that a value left its range: sums with random public coefficients, zero if none did.
 
-use sprint_kernel::Prg;
+use sprint_kernel::{Prg, words as kernel};
 
 use super::{MISSING, Party, Value};
 use crate::MachineError;
@@ -47,17 +47,19 @@ impl Party {
     ) -> Result<Vec<u64>, MachineError> {
         let Some(Value::Bits(bits)) = &self.values[src.index()] else { return Err(MISSING) };
         let mut coins = Coins::of(self.hat(coins)?);
-        let (each, mut words) = (bits.len() / planes / examples, Vec::new());
+        let (each, mut words, mut inside) = (bits.len() / planes / examples, Vec::new(), Vec::new());
         for example in 0..examples {
             let mut sum = 0u64;
             for from in (0..each).step_by(CHUNK) {
                 let len = CHUNK.min(each - from);
                 coins.next(&mut words, len);
-                for (i, word) in words.iter().enumerate() {
-                    let at = example * each + from + i;
-                    let inside = (0..planes).fold(0u8, |b, p| b ^ bits[p * each * examples + at]);
-                    sum ^= word & u64::from(inside ^ u8::from(self.first())).wrapping_neg();
+                let at = example * each + from;
+                inside.clear();
+                inside.resize(len, u8::from(self.first()));
+                for plane in bits.chunks_exact(each * examples) {
+                    inside.iter_mut().zip(&plane[at..at + len]).for_each(|(b, bit)| *b ^= bit);
                 }
+                sum = inside.iter().zip(&words).fold(sum, |sum, (b, word)| sum ^ (word & u64::from(*b).wrapping_neg()));
             }
             out.push(if self.first() { sum } else { sum.wrapping_neg() });
         }
@@ -83,11 +85,7 @@ impl Party {
                 let len = CHUNK.min(each - from);
                 coins.next(&mut words, len);
                 let at = example * each + from;
-                let differences = wide[at..at + len].iter().zip(&share[at..at + len]).map(|(x, y)| x.wrapping_sub(*y));
-                for (difference, word) in differences.zip(&words) {
-                    let coins = word.to_le_bytes();
-                    sums.iter_mut().zip(coins).for_each(|(s, w)| *s = s.wrapping_add(u64::from(w).wrapping_mul(difference)));
-                }
+                kernel::add_byte_sums(&mut sums, &words, &wide[at..at + len], &share[at..at + len]);
             }
             out.extend(sums.map(|s| (s & low(ring)) << (64 - ring)));
         }

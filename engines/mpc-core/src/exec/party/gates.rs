@@ -1,9 +1,9 @@
 //! Functions of opened values: interval bits, Fourier series, polynomials and tables.
 
-use sprint_kernel::{dpf, lut};
+use sprint_kernel::{dpf, lut, words as kernel};
 
 use super::Party;
-use crate::exec::circle::{Circle, Harmonics, constant_term, nearest};
+use crate::exec::circle::{Circle, Harmonics, constant_term};
 use crate::exec::material::{block_bytes, blocks, take, unit_vectors, unit_words};
 use crate::exec::randomness::low;
 use crate::program::{Interval, Node, NodeId, Op};
@@ -23,7 +23,7 @@ impl Party {
         let domain = self.program.open_bits(src) - drop;
         let bounds = Bounds::of(intervals, domain);
         let mut out = vec![0u8; node.len];
-        let (mut points, mut prefixes) = (Vec::new(), Vec::new());
+        let (mut points, mut prefixes, mut vectors) = (Vec::new(), Vec::new(), Vec::new());
         for (from, len) in blocks(hat.len()) {
             let keys = take(material, block_bytes(&self.program, node, len)[self.party.index()])?;
             points.clear();
@@ -31,11 +31,8 @@ impl Party {
             prefixes.resize(points.len(), 0);
             if unit_vectors(domain) {
                 let words = unit_words(domain);
-                let vectors = self.dealt(id, 0, words * from, words * len, 64, &keys)?;
-                let rows = points.chunks_exact(bounds.values.len()).zip(prefixes.chunks_exact_mut(bounds.values.len()));
-                for (vector, (points, prefixes)) in vectors.chunks_exact(words).zip(rows) {
-                    parities_below(vector, points, prefixes);
-                }
+                self.dealt_into((id, 0), (words * from, words * len), 64, &keys, &mut vectors)?;
+                kernel::parities_below(&vectors, words, &points, bounds.values.len(), &mut prefixes);
             } else {
                 let roots = self.streams.roots(id, from, len);
                 dpf::prefix(self.party.index() as u8, domain, &roots, &keys, &points, bounds.values.len(), &mut prefixes);
@@ -49,6 +46,7 @@ impl Party {
                     *bit = prefixes[*lo] ^ prefixes[*hi] ^ u8::from(wraps);
                 }
             }
+            material.reuse(keys);
         }
         Ok(out)
     }
@@ -71,26 +69,26 @@ impl Party {
         let scale = f64::from(coefficient_bits).exp2();
         let constant = if self.first() { constant_term(fit, coefficient_bits + trig_bits) } else { 0 };
         out.resize(node.len, constant);
+        let mut dealt = vec![Vec::new(); fit.secrets()];
+        let mut harmonics = Harmonics::default();
         for (from, len) in blocks(node.len) {
             let bytes = take(material, block_bytes(&self.program, node, len)[self.party.index()])?;
-            let dealt = (0..fit.secrets()).map(|secret| self.dealt(id, secret, from, len, bits, &bytes));
-            let dealt = dealt.collect::<Result<Vec<_>, _>>()?;
+            for (secret, words) in dealt.iter_mut().enumerate() {
+                self.dealt_into((id, secret), (from, len), bits, &bytes, words)?;
+            }
             for start in (0..len).step_by(CHUNK) {
                 let count = CHUNK.min(len - start);
                 let out = &mut out[from + start..][..count];
-                let mut harmonics = Harmonics::new(&circle, &hat[from + start..][..count]);
+                harmonics.restart(&circle, &hat[from + start..][..count]);
                 for j in 1..=fit.frequencies() {
                     let (a, b) = fit.pair(j);
                     let (a, b) = (a * scale, b * scale);
                     let [cosines, sines] = [2 * j - 2, 2 * j - 1].map(|s| &dealt[s][start..start + count]);
-                    for (((o, (cos, sin)), c), s) in out.iter_mut().zip(&harmonics.now).zip(cosines).zip(sines) {
-                        let with_cosine = c.wrapping_mul(nearest(a * cos + b * sin));
-                        let with_sine = s.wrapping_mul(nearest(a * sin - b * cos));
-                        *o = o.wrapping_add(with_cosine).wrapping_add(with_sine);
-                    }
+                    kernel::add_harmonic(out, harmonics.now(), cosines, sines, a, b);
                     harmonics.advance();
                 }
             }
+            material.reuse(bytes);
         }
         Ok(out)
     }
@@ -144,20 +142,6 @@ impl Party {
             }
         }
         Ok(out)
-    }
-}
-
-/// The parities of a vector's bits below each point.
-fn parities_below(vector: &[u64], points: &[u64], out: &mut [u8]) {
-    // XORs of all words before each one: at most eight words, and one more for the end.
-    let mut before = [0u64; 9];
-    for (at, word) in vector.iter().enumerate() {
-        before[at + 1] = before[at] ^ word;
-    }
-    for (point, to) in points.iter().zip(out) {
-        let at = (point >> 6) as usize;
-        let part = vector.get(at).copied().unwrap_or_default() & low((point & 63) as u32);
-        *to = ((before[at] ^ part).count_ones() & 1) as u8;
     }
 }
 

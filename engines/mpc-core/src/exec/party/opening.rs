@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use sprint_kernel::{pack, packed_len, unpack};
+use sprint_kernel::{pack, packed_len, unpack, words as kernel};
 
 use super::{MISSING, Party, Value};
-use crate::exec::material::{blocks, node_bytes, take};
-use crate::exec::randomness::{Purpose, low};
+use crate::exec::material::{block_bytes, blocks, take};
+use crate::exec::randomness::Purpose;
 use crate::program::{NodeId, Op};
 use crate::{MachineError, MaterialSource, PartyId};
 
@@ -16,8 +16,8 @@ pub(super) struct Pending {
     masked: Vec<u64>,
     /// Its share of the mask; none for bits.
     mask: Vec<u64>,
-    /// Material.
-    correction: Vec<u8>,
+    /// Material, by block.
+    corrections: Vec<Vec<u8>>,
 }
 
 impl Party {
@@ -28,7 +28,9 @@ impl Party {
         let mut pending = Vec::with_capacity(opens.len());
         for id in opens {
             let node = program.node(*id);
-            let correction = take(material, node_bytes(&program, node)[self.party.index()])?;
+            let corrections =
+                blocks(node.len).map(|(_, len)| take(material, block_bytes(&program, node, len)[self.party.index()]));
+            let corrections = corrections.collect::<Result<Vec<_>, _>>()?;
             let mut masked = self.pool.empty(node.len);
             let mut mask = Vec::new();
             match node.op {
@@ -36,8 +38,8 @@ impl Party {
                     let bias = if lifted && self.first() { 1u64 << (bits - 2) } else { 0 };
                     mask = self.pool.empty(node.len);
                     self.streams.fill(*id, Purpose::Mask, 0, 0, node.len, &mut mask);
-                    let words = self.words(src)?.iter().zip(&mask);
-                    masked.extend(words.map(|(x, r)| x.wrapping_add(*r).wrapping_add(bias) & low(bits)));
+                    masked.extend_from_slice(self.words(src)?);
+                    kernel::masked(&mut masked, &mask, bias, bits);
                 }
                 Op::OpenBits { src, .. } => {
                     let Some(Value::Bits(bits)) = &self.values[src.index()] else { return Err(MISSING) };
@@ -47,7 +49,7 @@ impl Party {
                 _ => return Err(MachineError::OutOfStep("only openings are exchanged")),
             }
             pack(program.open_bits(*id), &masked, &mut frame);
-            pending.push(Pending { masked, mask, correction });
+            pending.push(Pending { masked, mask, corrections });
         }
         self.pending = Some(pending);
         Ok(frame)
@@ -65,15 +67,15 @@ impl Party {
             rest = after;
             let mut theirs = self.pool.empty(len);
             unpack(bits, part, len, &mut theirs).map_err(|_| MachineError::OutOfStep("the peer's frame is not packed words"))?;
-            let Pending { masked: mut hat, mask, correction } = own;
+            let Pending { masked: mut hat, mask, corrections } = own;
             let value = match program.node(*id).op {
                 Op::Open { lifted, .. } => {
-                    hat.iter_mut().zip(&theirs).for_each(|(a, b)| *a = a.wrapping_add(*b) & low(bits));
-                    self.unmask_words(*id, hat, mask, bits, lifted, &correction)?
+                    kernel::opened(&mut hat, &theirs, bits);
+                    self.unmask_words(*id, hat, mask, bits, lifted, &corrections)?
                 }
                 Op::OpenBits { bits: width, .. } => {
                     hat.iter_mut().zip(&theirs).for_each(|(a, b)| *a ^= b);
-                    self.unmask_bits(*id, hat, width, &correction)?
+                    self.unmask_bits(*id, hat, width, &corrections)?
                 }
                 _ => return Err(MachineError::OutOfStep("only openings are exchanged")),
             };
@@ -91,65 +93,59 @@ impl Party {
         mut mask: Vec<u64>,
         bits: u32,
         lifted: bool,
-        correction: &[u8],
+        corrections: &[Vec<u8>],
     ) -> Result<Value, MachineError> {
         let public = if self.first() { u64::MAX } else { 0 };
         if !lifted {
-            mask.iter_mut().zip(&hat).for_each(|(r, h)| *r = (h & public).wrapping_sub(*r));
+            kernel::share(&mut mask, &hat, public);
             return Ok(Value::Opened { hat, share: mask });
         }
-        let bias = 1u64 << (bits - 2);
-        let mut rest = correction;
-        for (from, len) in blocks(hat.len()) {
-            let [carry, top] = self.carry_and_top(id, from, len, 64 - bits, &mut rest)?;
+        let wide = self.program.share_bits(id);
+        let mut parts = [Vec::new(), Vec::new()];
+        for ((from, len), correction) in blocks(hat.len()).zip(corrections) {
+            self.carry_and_top((id, from, len), wide - bits, correction, &mut parts)?;
             let range = from..from + len;
-            for (((h, r), carry), top) in hat[range.clone()].iter_mut().zip(&mut mask[range]).zip(&carry).zip(&top) {
-                // x = biased - bias - (r_0 + r_1) + 2^n·(carry + k·top), k = 1 - msb of the biased opening.
-                let k = (*h >> (bits - 1)).wrapping_sub(1);
-                let wraps = carry.wrapping_add(top & k) << bits;
-                let unbiased = h.wrapping_sub(bias);
-                *r = (unbiased & public).wrapping_sub(*r & low(bits)).wrapping_add(wraps);
-                *h = unbiased & low(bits);
-            }
+            kernel::lifted_share(&mut mask[range.clone()], &mut hat[range], &parts[0], &parts[1], bits, public);
         }
         Ok(Value::Opened { hat, share: mask })
     }
 
+    /// Shares of the carry and of the top bit of a block's masks, in Z_2^bits.
     fn carry_and_top(
         &self,
-        id: NodeId,
-        from: usize,
-        len: usize,
+        (id, from, len): (NodeId, usize, usize),
         bits: u32,
-        rest: &mut &[u8],
-    ) -> Result<[Vec<u64>; 2], MachineError> {
-        if self.party == PartyId::P0 {
-            return Ok([Purpose::Carry, Purpose::Top].map(|p| self.streams.words(id, p, 0, from, len)));
+        correction: &[u8],
+        parts: &mut [Vec<u64>; 2],
+    ) -> Result<(), MachineError> {
+        let mut rest = correction;
+        for (part, purpose) in parts.iter_mut().zip([Purpose::Carry, Purpose::Top]) {
+            part.clear();
+            if self.party == PartyId::P0 {
+                self.streams.fill(id, purpose, 0, from, len, part);
+                continue;
+            }
+            let (packed, after) = rest.split_at_checked(packed_len(bits, len)).unwrap_or_default();
+            rest = after;
+            unpack(bits, packed, len, part).map_err(material)?;
         }
-        let size = packed_len(bits, len);
-        let (both, after) = rest.split_at_checked(2 * size).unwrap_or_default();
-        *rest = after;
-        let (carry, top) = both.split_at_checked(size).unwrap_or_default();
-        Ok([unpacked(bits, carry, len)?, unpacked(bits, top, len)?])
+        Ok(())
     }
 
-    fn unmask_bits(&mut self, id: NodeId, hat: Vec<u64>, width: u32, correction: &[u8]) -> Result<Value, MachineError> {
+    fn unmask_bits(&mut self, id: NodeId, hat: Vec<u64>, width: u32, corrections: &[Vec<u8>]) -> Result<Value, MachineError> {
         let first = self.first();
         let mut share = self.pool.empty(hat.len());
         match self.party {
             PartyId::P0 => self.streams.fill(id, Purpose::Carry, 0, 0, hat.len(), &mut share),
             PartyId::P1 => {
-                let mut rest = correction;
-                for (_, len) in blocks(hat.len()) {
-                    let (part, after) = rest.split_at_checked(packed_len(width, len)).unwrap_or_default();
-                    rest = after;
-                    unpack(width, part, len, &mut share).map_err(material)?;
+                for ((_, len), correction) in blocks(hat.len()).zip(corrections) {
+                    unpack(width, correction, len, &mut share).map_err(material)?;
                 }
             }
         }
         let public = if first { u64::MAX } else { 0 };
         // b = b̂ + t·(1 - 2b̂)
-        share.iter_mut().zip(&hat).for_each(|(t, h)| *t = (h & public).wrapping_add(t.wrapping_mul(1u64.wrapping_sub(2 * h))));
+        kernel::bit_share(&mut share, &hat, public);
         Ok(Value::OpenedBits { share, hat })
     }
 }
@@ -160,6 +156,6 @@ pub(super) fn unpacked(bits: u32, bytes: &[u8], len: usize) -> Result<Vec<u64>, 
     Ok(out)
 }
 
-fn material(error: sprint_kernel::PackError) -> MachineError {
+pub(super) fn material(error: sprint_kernel::PackError) -> MachineError {
     MachineError::Material(error.to_string())
 }

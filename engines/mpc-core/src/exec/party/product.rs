@@ -1,12 +1,12 @@
 //! Products of opened values, by the algebra of [`crate::exec::monomial`].
 
-use sprint_kernel::{gemm_add, gemm_nt_add, packed_len};
+use sprint_kernel::{gemm_add, gemm_nt_add, packed_len, unpack, words as kernel};
 
-use super::opening::unpacked;
+use super::opening::{material as unfit, unpacked};
 use super::{MISSING, Party, Value};
 use crate::exec::material::{blocks, product_bytes, take};
 use crate::exec::monomial::{Expansion, Term};
-use crate::exec::randomness::{Purpose, low};
+use crate::exec::randomness::Purpose;
 use crate::program::{Form, Node, NodeId, Op, View};
 use crate::{MachineError, MaterialSource, PartyId};
 
@@ -52,13 +52,29 @@ impl Party {
         bits: u32,
         bytes: &[u8],
     ) -> Result<Vec<u64>, MachineError> {
+        let mut out = Vec::new();
+        self.dealt_into((id, array), (from, len), bits, bytes, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same in the place of what `out` held.
+    pub(super) fn dealt_into(
+        &self,
+        (id, array): (NodeId, usize),
+        (from, len): (usize, usize),
+        bits: u32,
+        bytes: &[u8],
+        out: &mut Vec<u64>,
+    ) -> Result<(), MachineError> {
+        out.clear();
         match self.party {
-            PartyId::P0 => Ok(self.streams.words(id, Purpose::Product, array, from, len)),
+            PartyId::P0 => self.streams.fill(id, Purpose::Product, array, from, len, out),
             PartyId::P1 => {
                 let size = packed_len(bits, len);
-                unpacked(bits, bytes.get(array * size..(array + 1) * size).unwrap_or_default(), len)
+                unpack(bits, bytes.get(array * size..(array + 1) * size).unwrap_or_default(), len, out).map_err(unfit)?;
             }
         }
+        Ok(())
     }
 
     pub(super) fn product(
@@ -73,10 +89,12 @@ impl Party {
         let expansion = Expansion::of(&self.program, forms);
         let sources = forms.iter().map(|f| self.source(f)).collect::<Result<Vec<_>, _>>()?;
         let mut factors: Vec<Factors> = forms.iter().map(|_| Factors::default()).collect();
+        let mut dealt = vec![Vec::new(); expansion.monomials.len()];
         for (from, len) in blocks(node.len) {
             let bytes = take(material, product_bytes(&expansion, bits, len)[self.party.index()])?;
-            let dealt = (0..expansion.monomials.len()).map(|m| self.dealt(id, m, from, len, bits, &bytes));
-            let dealt = dealt.collect::<Result<Vec<_>, _>>()?;
+            for (m, words) in dealt.iter_mut().enumerate() {
+                self.dealt_into((id, m), (from, len), bits, &bytes, words)?;
+            }
             for start in (0..len).step_by(CHUNK) {
                 let count = CHUNK.min(len - start);
                 sources.iter().zip(&mut factors).for_each(|(s, f)| f.load(s, self.first(), from + start, count));
@@ -87,6 +105,7 @@ impl Party {
                     dealt_part(&factors, &summand.choice, summand.negative, secret, &mut out[at..]);
                 }
             }
+            material.reuse(bytes);
         }
         Ok(out)
     }
@@ -122,7 +141,7 @@ impl Party {
         // ab = â·b + a·b̂ - â·b̂ + r_a·r_b; party 1 leaves out the public product.
         let mut left = a_share.to_vec();
         if self.first() {
-            left.iter_mut().zip(a_hat).for_each(|(s, h)| *s = s.wrapping_sub(*h));
+            kernel::subtract(&mut left, a_hat);
         }
         for i in 0..batch {
             let (a_at, b_at, o_at) = (i * m * k..(i + 1) * m * k, i * k * n..(i + 1) * k * n, i * m * n..(i + 1) * m * n);
@@ -142,13 +161,8 @@ impl Factors {
         match source.kind {
             Kind::Plain => {}
             Kind::Lifted(bits) => {
-                let bias = 1u64 << (bits - 2);
-                for p in public.iter_mut() {
-                    let biased = p.wrapping_add(bias) & low(bits);
-                    // -2^n·k with k = 1 - msb of the biased opening: what a set top bit of the mask takes off.
-                    top.push((biased >> (bits - 1)).wrapping_sub(1) << bits);
-                    *p = biased.wrapping_sub(bias);
-                }
+                top.resize(len, 0);
+                kernel::lifted_terms(public, top, bits);
             }
             Kind::Bit { negated } => {
                 if negated {
@@ -177,35 +191,46 @@ fn own_part(factors: &[Factors], first: bool, len: usize, out: &mut Vec<u64>) {
     out.resize(at + len, 0);
     let out = &mut out[at..];
     let mut product = [0u64; CHUNK];
-    let product = &mut product[..len];
-    for (i, own) in factors.iter().enumerate() {
-        product.copy_from_slice(&own.share);
+    let mut own = [0u64; CHUNK];
+    for (i, form) in factors.iter().enumerate() {
+        let others = factors.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, f)| f.public.as_slice());
         if first && i > 0 {
             // (1-k)·Π P_i, one product with each form but the first.
-            product.iter_mut().zip(&own.public).for_each(|(p, h)| *p = p.wrapping_sub(*h));
+            kernel::differences(&mut own[..len], &form.share, &form.public);
+            add_product(&own[..len], others, false, &mut product[..len], out);
+        } else {
+            add_product(&form.share, others, false, &mut product[..len], out);
         }
-        for (_, other) in factors.iter().enumerate().filter(|(j, _)| *j != i) {
-            times(product, &other.public);
-        }
-        out.iter_mut().zip(&*product).for_each(|(o, p)| *o = o.wrapping_add(*p));
     }
 }
 
 /// Adds one summand: the dealer's monomial times the chosen coefficients.
 fn dealt_part(factors: &[Factors], choice: &[Option<Term>], negative: bool, secret: &[u64], out: &mut [u64]) {
     let mut product = [0u64; CHUNK];
-    let product = &mut product[..secret.len()];
-    product.copy_from_slice(secret);
-    for words in factors.iter().zip(choice).filter_map(|(f, c)| f.chosen(*c)) {
-        times(product, words);
-    }
-    if negative {
-        out.iter_mut().zip(&*product).for_each(|(o, p)| *o = o.wrapping_sub(*p));
-    } else {
-        out.iter_mut().zip(&*product).for_each(|(o, p)| *o = o.wrapping_add(*p));
-    }
+    let factors = factors.iter().zip(choice).filter_map(|(f, c)| f.chosen(*c));
+    add_product(secret, factors, negative, &mut product[..secret.len()], out);
 }
 
-fn times(product: &mut [u64], factor: &[u64]) {
-    product.iter_mut().zip(factor).for_each(|(p, f)| *p = p.wrapping_mul(*f));
+/// Adds `first·Π factors` to `out`, or takes it off; `room` is for what is between.
+fn add_product<'a>(first: &[u64], factors: impl Iterator<Item = &'a [u64]>, negative: bool, room: &mut [u64], out: &mut [u64]) {
+    let mut factors = factors;
+    let Some(mut last) = factors.next() else {
+        return if negative { kernel::subtract(out, first) } else { kernel::add(out, first) };
+    };
+    let mut begun = false;
+    for next in factors {
+        if begun {
+            kernel::multiply(room, last);
+        } else {
+            kernel::products(room, first, last);
+            begun = true;
+        }
+        last = next;
+    }
+    let product = if begun { &*room } else { first };
+    if negative {
+        kernel::subtract_products(out, product, last);
+    } else {
+        kernel::add_products(out, product, last);
+    }
 }

@@ -58,7 +58,7 @@ fn alarms_are_zero_exactly_for_examples_without_a_value_out_of_range() {
     let limit = 1i64 << (bits - 2);
     let bench = |batch: usize| {
         Bench::new(batch * EACH, 64, |b, x| {
-            let opened = b.push(Op::Open { src: x, bits, lifted: true, checked: false }, batch * EACH);
+            let opened = b.push(Op::Open { src: x, bits, lifted: true, checked: false, share: 64 }, batch * EACH);
             let op = Op::Intervals { src: opened, drop: 4, intervals: vec![Interval { lo: Some(-32), hi: Some(33) }] };
             let inside = b.push(op, batch * EACH);
             let alarm = b.push(Op::Alarm { src: inside, coins: opened, planes: 1, examples: batch }, batch);

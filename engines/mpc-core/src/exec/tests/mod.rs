@@ -115,7 +115,7 @@ fn slice(b: &mut Builder, src: NodeId, from: usize, len: usize) -> NodeId {
 
 fn open(b: &mut Builder, src: NodeId, bits: u32, lifted: bool) -> NodeId {
     let len = b.len(src);
-    b.push(Op::Open { src, bits, lifted, checked: lifted }, len)
+    b.push(Op::Open { src, bits, lifted, checked: lifted, share: 64 }, len)
 }
 
 fn lift(b: &mut Builder, src: NodeId) -> NodeId {

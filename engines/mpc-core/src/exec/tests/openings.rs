@@ -28,6 +28,48 @@ fn a_lifted_opening_gives_a_share_of_the_same_integer_in_the_large_ring() {
     }
 }
 
+/// What is read in a small ring is dealt in a small ring, and is as exact there.
+#[test]
+fn a_lifted_opening_that_is_read_in_a_small_ring_costs_what_that_ring_takes() {
+    for (bits, ring) in [(20, 21), (20, 33), (12, 12), (8, 63)] {
+        let values = in_range(bits, 300, 6);
+        let input: Vec<u64> = values.iter().map(|v| *v as u64).collect();
+        let bench = Bench::new(input.len(), ring, |b, x| {
+            let x = open(b, x, bits, true);
+            lift(b, x)
+        });
+        let outcome = bench.run(&input, 5);
+        let expected: Vec<u64> = values.iter().map(|v| *v as u64 & low(ring)).collect();
+        assert_eq!(outcome.words, expected, "{bits} bits read in {ring}");
+        let wraps = (ring - bits).max(1);
+        assert_eq!(outcome.report.dealer_bytes, [0, 2 * sprint_kernel::packed_len(wraps, input.len()) as u64]);
+    }
+}
+
+/// A product, scaled, truncated and opened again is read in the ring of that opening and of the bits that truncation takes.
+#[test]
+fn rings_are_narrowed_through_truncation_and_local_operations() {
+    let values = in_range(12, 200, 8);
+    let input: Vec<u64> = values.iter().map(|v| *v as u64).collect();
+    let bench = Bench::new(input.len(), 18, |b, x| {
+        let len = b.len(x);
+        let x = open(b, x, 12, true);
+        let form = crate::program::Form { open: x, view: crate::program::View::ALL, negated: false };
+        let square = b.push(Op::Product { forms: vec![form, form], bits: 64 }, len);
+        let scaled = b.push(Op::Scale(square, 3), len);
+        b.push(Op::Truncate { src: scaled, ring: 64, by: 6 }, len)
+    });
+    let narrowed = bench.program.nodes.iter().find_map(|n| match n.op {
+        Op::Product { bits, .. } => Some(bits),
+        _ => None,
+    });
+    assert_eq!(narrowed, Some(24));
+    for (found, v) in bench.run(&input, 5).words.iter().zip(&values) {
+        let off = found.wrapping_sub(((3 * v * v) >> 6) as u64) & low(18);
+        assert!(off <= 1, "{v}: off by {off}");
+    }
+}
+
 #[test]
 fn an_unlifted_opening_gives_a_share_in_its_own_ring() {
     for bits in [1, 7, 33, 64] {
