@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sprint_artifacts::{ArtifactId, Manifest, Secrecy, Store};
+use sprint_mpc::MeasuredLink;
 use sprint_stage_api::StageError;
 
 use crate::errors::{Put, store_error};
@@ -32,6 +33,9 @@ pub(crate) struct MpcCost {
     pub(crate) offline_s: f64,
     /// From the launch of the three processes to their end.
     pub(crate) wall_s: f64,
+    /// The link between the parties as they measured it before the first message: the longer round trip, the lower rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) link: Option<MeasuredLink>,
     /// Processor seconds by role.
     pub(crate) cpu_s: BTreeMap<String, f64>,
     /// Largest resident set by role; `null` where the system does not tell.
@@ -60,6 +64,7 @@ impl MpcCost {
             "online_s": self.online_s / n,
             "offline_s": self.offline_s / n,
             "wall_s": self.wall_s / n,
+            "link": self.link,
         })
     }
 

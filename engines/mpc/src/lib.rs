@@ -46,7 +46,7 @@ pub use hello::Binding;
 pub use ledger::{Ledger, LedgerError};
 pub use local::{ClientSide, FleetError, FleetMeter, FleetOptions, LocalFleet, RolePlace};
 pub use meter::{CostMismatch, InferenceMeter, RoleMeter, Share};
-pub use net::{Class, Identity, IdentityError, IdentityPem, Kind, LinkShape, NetError, Traffic, Wait, What};
+pub use net::{Class, Identity, IdentityError, IdentityPem, Kind, LinkShape, MeasuredLink, NetError, Traffic, Wait, What};
 pub use precompute::{MaterialBatch, Precomputed, precompute};
 pub use predict::{PredictedShare, Prediction};
 pub use request::SharedInput;

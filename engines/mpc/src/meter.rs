@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use sprint_mpc_core::PartyId;
 
-use crate::net::Traffic;
+use crate::net::{MeasuredLink, Traffic};
 use crate::workload::ProgramShape;
 
 /// One party's account of one inference.
@@ -70,6 +70,8 @@ pub struct RoleMeter {
     pub by_part: Vec<Share>,
     /// By kind of gate, over all inferences.
     pub by_gate: Vec<Share>,
+    /// The link to the other party, where it was measured.
+    pub link: Option<MeasuredLink>,
     /// By name of the role at the other end.
     pub links: BTreeMap<String, Traffic>,
     /// Processor seconds of the process.

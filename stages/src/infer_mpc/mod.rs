@@ -21,8 +21,8 @@ use sprint_artifacts::Secrecy;
 use sprint_clear::float::embed_only;
 use sprint_model::{Checkpoint, Example};
 use sprint_mpc::{
-    Class, FleetError, FleetMeter, GateError, GateSession, GateSetup, Limits, LinkShape, ModelFiles, RoleMeter, SessionOptions,
-    write_private,
+    Class, FleetError, FleetMeter, GateError, GateSession, GateSetup, Limits, LinkShape, MeasuredLink, ModelFiles, RoleMeter,
+    SessionOptions, write_private,
 };
 use sprint_mpc_core::Mode;
 use sprint_stage_api::{
@@ -246,7 +246,7 @@ impl InferMpc {
             ledgers,
             link: params.link(),
             dealer_link: LinkShape::LOOPBACK,
-            limits: Limits::default(),
+            limits: Limits { measure_link: true, ..Limits::default() },
             plan: plan.jobs.iter().map(|j| j.program).collect(),
             material: None,
         })
@@ -340,6 +340,7 @@ fn cost(meter: &FleetMeter, mode: Mode, messages: u64, wall_s: f64) -> MpcCost {
         online_s: slower,
         offline_s: meter.dealer.offline_s.iter().sum(),
         wall_s,
+        link: p0.link.zip(p1.link).map(|(a, b)| MeasuredLink { rtt_ms: a.rtt_ms.max(b.rtt_ms), mbit: a.mbit.min(b.mbit) }),
         cpu_s: roles.iter().map(|(name, role)| ((*name).to_owned(), role.cpu_s)).collect(),
         peak_rss: roles.iter().map(|(name, role)| ((*name).to_owned(), role.peak_rss)).collect(),
         by_layer: json!(p0.by_part),

@@ -28,9 +28,14 @@ pub(super) fn render(table: &Table) -> String {
         "rounds",
         "KiB online/msg",
         "KiB dealt/msg",
+        "s/msg online",
         "s/msg",
     ];
     head.extend(fixed.map(str::to_owned));
+    let measured = table.rows.iter().any(|r| r.cost.as_ref().is_some_and(|c| c.link.is_some()));
+    if measured {
+        head.extend(["RTT ms measured", "Mbit/s measured"].map(str::to_owned));
+    }
     let mut out = String::new();
     line(&mut out, &head);
     line(&mut out, &vec!["---".to_owned(); head.len()]);
@@ -41,6 +46,10 @@ pub(super) fn render(table: &Table) -> String {
             cells.extend([score(Some(&row.clear), *metric), score(row.mpc.as_ref(), *metric)]);
         }
         cells.extend(rest(row));
+        if measured {
+            let link = row.cost.as_ref().and_then(|c| c.link);
+            cells.extend([shown(link, |l| format!("{:.1}", l.rtt_ms)), shown(link, |l| format!("{:.0}", l.mbit))]);
+        }
         line(&mut out, &cells);
     }
     seconds(&mut out, table, &axes);
@@ -113,6 +122,7 @@ fn rest(row: &Row) -> Vec<String> {
         shown(cost, |c| c.rounds.to_string()),
         shown(cost, |c| kib(c.online_bytes_sent)),
         shown(cost, |c| kib(c.dealer_bytes)),
+        shown(cost, |c| format!("{:.3}", c.online_s / messages)),
         shown(cost, |c| format!("{:.3}", c.wall_s / messages)),
     ]
 }

@@ -29,9 +29,23 @@ pub(crate) struct MetricsParams {
     /// The matrix axis that the picture's horizontal axis is.
     #[serde(default = "epsilon")]
     plot_by: String,
+    /// What the picture's vertical axis is.
+    #[serde(default)]
+    plot: Plotted,
     /// The picture's title.
     #[serde(default = "title")]
     title: String,
+}
+
+/// What a picture shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Plotted {
+    /// The task's metric, in the clear and under MPC.
+    #[default]
+    Accuracy,
+    /// Seconds of private inference a message, on a logarithmic axis.
+    Seconds,
 }
 
 fn epsilon() -> String {
@@ -95,8 +109,12 @@ impl Stage for Metrics {
         let json = serde_json::to_vec_pretty(&table.to_json()).map_err(|e| StageError::permanent(e.to_string()))?;
         let mut builder =
             Manifest::builder("metrics-table@1", Secrecy::Public).bytes("table.json", json).bytes("table.md", markdown);
-        match plot::render(&table, &params.plot_by, &params.title) {
-            Ok(Some(svg)) => builder = builder.bytes("accuracy.svg", svg),
+        let (picture, file) = match params.plot {
+            Plotted::Accuracy => (plot::accuracy(&table, &params.plot_by, &params.title), "accuracy.svg"),
+            Plotted::Seconds => (plot::seconds(&table, &params.plot_by, &params.title), "seconds.svg"),
+        };
+        match picture {
+            Ok(Some(svg)) => builder = builder.bytes(file, svg),
             Ok(None) => ctx.log(format!("no picture: {} is not a numeric axis of these results", params.plot_by)),
             Err(e) => return Err(StageError::permanent(format!("drawing the picture: {e}"))),
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sprint_artifacts::Secrecy;
+use sprint_mpc::MeasuredLink;
 use sprint_stage_api::{Ancestor, Stage, StageError};
 
 use super::Metrics;
@@ -40,6 +41,7 @@ fn cost() -> MpcCost {
         online_s: 1.0,
         offline_s: 3.0,
         wall_s: 5.0,
+        link: Some(MeasuredLink { rtt_ms: 40.25, mbit: 399.0 }),
         cpu_s: BTreeMap::new(),
         peak_rss: BTreeMap::new(),
         by_layer: Value::Null,
@@ -85,8 +87,10 @@ fn a_row_holds_what_the_contract_promises() {
     assert_eq!(row["mpc_cost"]["rounds"], 71);
     assert_eq!(row["mpc_cost"]["online_bytes_sent"], json!([1000, 1200]));
     assert_eq!(row["mpc_cost"]["offline_s"], 1.5);
+    assert_eq!(row["mpc_cost"]["link"], json!({"rtt_ms": 40.25, "mbit": 399.0}));
     let text = String::from_utf8(files["table.md"].clone()).expect("UTF-8");
     assert!(text.contains("| 0.5000 |") && text.contains("7.990") && text.lines().count() == 3, "{text}");
+    assert!(text.contains("| 0.500 | 2.500 | 40.2 | 399 |"), "{text}");
     let svg = String::from_utf8(files["accuracy.svg"].clone()).expect("UTF-8");
     assert!(svg.starts_with("<svg") && svg.contains("epsilon") && svg.contains("mail"), "{svg}");
 }
@@ -185,4 +189,24 @@ fn a_row_says_how_long_the_stages_it_came_from_took() {
 fn parameters_have_defaults() {
     let params = Metrics::new().normalise(&Value::Null).expect("all optional");
     assert_eq!(params["plot_by"], "epsilon");
+}
+
+#[test]
+fn the_picture_of_costs_has_a_line_for_each_network_over_the_batch_size() {
+    let mut bench = Bench::new();
+    let clear = predictions::example("f32", &[0, 1, 2, 3], &LABELS, &LOGITS).store(bench.store()).expect("stores");
+    bench.connect("clear", &[("model", "tiny")], clear);
+    for (net, batch, seconds) in [("lan", "1", 0.5), ("lan", "4", 0.25), ("wan", "1", 8.0), ("wan", "4", 2.5)] {
+        let axes = [("model", "tiny"), ("net", net), ("batch", batch)];
+        let mpc = predictions::example("mpc", &[1], &[0.0], &[LOGITS[1]]).store(bench.store()).expect("stores");
+        let cost = MpcCost { online_s: seconds * 2.0, ..cost() }.store(bench.store()).expect("stores");
+        bench.connect("mpc", &axes, mpc);
+        bench.connect("costs", &axes, cost);
+    }
+    let params = json!({"plot": "seconds", "plot_by": "batch", "title": "Cost"});
+    let outputs = bench.run(&Metrics::new(), &params).expect("runs");
+    let (_, files) = bench.output(&outputs, "table");
+    let svg = String::from_utf8(files["seconds.svg"].clone()).expect("UTF-8");
+    assert!(svg.contains("tiny lan") && svg.contains("tiny wan") && svg.contains("seconds a message"), "{svg}");
+    assert!(!files.contains_key("accuracy.svg"));
 }

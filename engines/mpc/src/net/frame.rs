@@ -51,6 +51,8 @@ pub enum Kind {
     Seed = 16,
     /// A party's opening of the private weights.
     Opening = 17,
+    /// Measures the link; zeros or nothing.
+    Probe = 18,
 }
 
 impl Kind {

@@ -10,6 +10,7 @@ pub(crate) mod fault;
 mod frame;
 mod identity;
 mod link;
+mod probe;
 mod runtime;
 mod shape;
 #[cfg(test)]
@@ -25,6 +26,8 @@ pub use link::Traffic;
 #[cfg(test)]
 pub(crate) use link::plain_link;
 pub(crate) use link::{Link, LinkReader, LinkWriter, wire_len};
+pub use probe::MeasuredLink;
+pub(crate) use probe::probe;
 pub(crate) use runtime::{Dial, Listener, Net, both, connect, together};
 pub use shape::LinkShape;
 pub(crate) use tls::Endpoint;

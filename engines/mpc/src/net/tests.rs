@@ -263,3 +263,31 @@ fn a_shaped_link_has_the_delay_and_the_rate_it_was_given() {
         }
     });
 }
+
+#[test]
+fn a_measured_link_is_no_faster_and_no_shorter_than_its_shape() {
+    let mut town = Town::new();
+    let (server, client) = (town.endpoint(Role::Party0), town.endpoint(Role::Party1));
+    let shape = LinkShape { rtt_ms: 20.0, mbit: Some(160.0) };
+    let net = Net::new().unwrap();
+    net.block_on(async {
+        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.addr().to_string();
+        let dial = Dial { shape, ..DIAL };
+        let due = [(Role::Party1, shape)];
+        let (a, b, ()) = together(
+            listener.accept(&server, Role::Party0, &due, dial),
+            connect(&client, Role::Party1, Role::Party0, &addr, dial),
+            async {},
+        )
+        .await;
+        let (mut a, mut b) = (a.unwrap().pop().unwrap(), b.unwrap());
+        let (p0, p1, ()) = together(super::probe(&mut a, true), super::probe(&mut b, false), async {}).await;
+        for measured in [p0.unwrap(), p1.unwrap()] {
+            // A busy machine only adds; the last write of a burst may leave a little early.
+            assert!(measured.rtt_ms >= 20.0 && measured.mbit <= 165.0 && measured.mbit > 0.0, "{measured:?}");
+        }
+        let nothing = *blake3::Hasher::new().finalize().as_bytes();
+        assert_eq!(a.transcripts(), (nothing, nothing), "what is measured enters no transcript");
+    });
+}

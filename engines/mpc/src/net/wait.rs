@@ -59,6 +59,8 @@ pub enum What {
         /// Its material index.
         inference: u64,
     },
+    /// The measurement of the link.
+    Probe,
     /// The end of the session.
     End,
 }
@@ -80,6 +82,7 @@ impl fmt::Display for What {
             Self::Output { request } => write!(f, "the output of request {request}"),
             Self::Want => f.write_str("an order for material"),
             Self::Material { inference } => write!(f, "material of inference {inference}"),
+            Self::Probe => f.write_str("the measurement of the link"),
             Self::End => f.write_str("the end of the session"),
         }
     }

@@ -32,6 +32,8 @@ pub struct Limits {
     pub spool_bytes: u64,
     /// Inferences whose material is ordered before their requests come.
     pub lookahead: usize,
+    /// Whether the parties measure the link between them before the first request.
+    pub measure_link: bool,
 }
 
 impl Default for Limits {
@@ -44,6 +46,7 @@ impl Default for Limits {
             stock_bytes: 384 << 20,
             spool_bytes: 8 << 30,
             lookahead: 2,
+            measure_link: false,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::hello::{Binding, shake};
 use crate::ledger::Ledger;
 use crate::material::{Shelf, StockLimits};
 use crate::meter::{RoleMeter, peak_rss, process_cpu_s};
-use crate::net::{Counters, Dial, Endpoint, Identity, Link, Listener, Net, connect};
+use crate::net::{Counters, Dial, Endpoint, Identity, Link, Listener, Net, connect, probe};
 use crate::party::{Material, Party, PartyAccount, PartyLinks, PartyOptions, PartySetup};
 use crate::role::Role;
 use crate::workload::Workload;
@@ -151,6 +151,8 @@ impl Place {
             Material::Dealer(dealer) => self.shake(&mut [peer, dealer, client], &binding)?,
             Material::Files(_) => self.shake(&mut [peer, client], &binding)?,
         }
+        let wanted = self.settings.limits.measure_link;
+        let measured = wanted.then(|| self.net.block_on(probe(&mut links.peer, me == PartyId::P0))).transpose()?;
         voice.say(&Event::Ready { role });
 
         let setup = process_cpu_s();
@@ -169,7 +171,7 @@ impl Place {
         };
         let mut party = Party::open(PartySetup { net: self.net.clone(), me, binding, workload, options, ledger }, links)?;
         party.serve(&mut |meter| voice.say(&Event::Inference { role, meter: meter.clone() }))?;
-        Ok(account(party.into_account(), Vec::new(), &counters, setup))
+        Ok(RoleMeter { link: measured, ..account(party.into_account(), Vec::new(), &counters, setup) })
     }
 
     /// Party 1 dials party 0; both wait for the others.
@@ -228,6 +230,7 @@ fn account(party: PartyAccount, offline_s: Vec<f64>, counters: &[(Role, Arc<Coun
         inferences: party.inferences,
         by_part: party.by_part.into_rows(),
         by_gate: party.by_gate.into_rows(),
+        link: None,
         links,
         cpu_s: process_cpu_s(),
         setup_cpu_s,
