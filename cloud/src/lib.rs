@@ -16,18 +16,3 @@ mod seal;
 pub use aws::AccessKeys;
 pub use s3::{S3Objects, S3Options, connect};
 pub use seal::{AgeSealer, KeyError, generate_identity};
-
-/// An error with its causes, leaving out one that the text before already ends with.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let next = cause.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        source = cause.source();
-    }
-    text
-}

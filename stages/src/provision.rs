@@ -23,6 +23,8 @@ use crate::params::{self, Params};
 const TTL_S: u64 = 3 * 3600;
 /// Seconds without work after which they end where the workflow does not say.
 const IDLE_S: u64 = 15 * 60;
+/// The port on which parties listen on machines of a cloud, where every open port is a rule.
+const PARTY_PORT: u16 = 7466;
 
 /// Parameters of `provision@1`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -77,6 +79,9 @@ struct SshParams {
     /// The folder for a run's files there; removed afterwards.
     #[serde(default = "default_folder")]
     folder: String,
+    /// The port on which a party listens there, for a firewall's sake; any free one if none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    listen: Option<u16>,
 }
 
 const fn default_port() -> u16 {
@@ -111,7 +116,8 @@ struct Ec2Params {
     /// Whether to take machines that can be taken away, for less.
     #[serde(default)]
     spot: bool,
-    /// What one machine costs an hour; `lease.max_usd` is held against it, and it is the most that is bid for a spot machine.
+    /// What one machine costs an hour by AWS's price list; `lease.max_usd` is held against it. For spot machines it is the bid; without
+    /// it the market is asked and a fifth more is bid.
     #[serde(default)]
     usd_per_hour: Option<f64>,
     /// GiB of each root volume.
@@ -177,6 +183,7 @@ impl SshParams {
                 host_key: self.host_key.trim().to_owned(),
                 identity: self.identity.as_ref().map(|path| base.join(path)),
                 folder: self.folder.clone(),
+                listen: self.listen,
             },
         }
     }
@@ -384,6 +391,7 @@ impl Lease {
             max_usd: terms.max_usd,
             public_key,
             from: ec2.from.clone(),
+            port: PARTY_PORT,
             host_key: host.exists().then(|| (host.clone(), public_half(&host))),
         })
     }
@@ -406,6 +414,7 @@ impl Lease {
                     host_key: host_key.trim().to_owned(),
                     identity: Some(self.login_key()),
                     folder: default_folder(),
+                    listen: Some(PARTY_PORT),
                 },
             })
         };

@@ -39,6 +39,14 @@ pub enum Ec2Error {
     /// There is a cap, but no price to hold against it.
     #[error("the lease has max_usd, but nothing says what a machine costs")]
     NoPrice,
+    /// The market has no price.
+    #[error("there is no spot price of {instance_type} in {region}")]
+    NoSpotPrice {
+        /// The type of machine.
+        instance_type: String,
+        /// Where.
+        region: String,
+    },
     /// No image fits.
     #[error("no image of {owner} in {region} has a name like {name}")]
     NoImage {
@@ -114,7 +122,7 @@ where
             },
             str::to_owned,
         );
-        let message = error.message().map_or_else(|| crate::chain(&error), str::to_owned);
+        let message = error.message().map_or_else(|| sprint_stage_api::with_causes(&error), str::to_owned);
         Ec2Error::Call { operation, region: region.clone(), code, message }
     }
 }

@@ -14,22 +14,24 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::error::call;
 use super::observe::{ATTEMPT, ROLE, tagged, tags};
-use super::state::Note;
+use super::state::{ImageNote, Note};
 use super::user_data::script;
 use super::{Ec2, Ec2Error, FleetId, FleetSpec, Image, Machine, MachineState, Market, TokenScope, cost_until_expiry};
 
 /// How often a role's machine is replaced within one attempt.
 const GENERATIONS: u32 = 3;
+/// The bid for a spot machine, as a multiple of the highest price now.
+const ABOVE_MARKET: f64 = 1.2;
 
 impl Ec2 {
     /// Brings up one machine for each role, adopting those that an earlier call launched; `note` is the lease's own file. Called again
     /// after a crash at whatever moment, it ends in the same machines.
     pub fn up(&self, fleet: &FleetId, spec: &FleetSpec, note: &Path) -> Result<Vec<Machine>, Ec2Error> {
-        check_budget(spec)?;
         let mut noted = match Note::read(note)?.filter(|n| n.attempt == spec.attempt) {
             Some(noted) => noted,
             None => self.begin(fleet, spec, note)?,
         };
+        check_budget(spec, noted.usd_per_hour)?;
         let (mut there, ended) = self.adopt(fleet, &noted)?;
         // What EC2 shows as ended is replaced under a new token; what it does not show at all may only be hidden.
         for role in noted.roles.values_mut().filter(|r| r.instance.as_ref().is_some_and(|id| ended.contains(id))) {
@@ -42,7 +44,7 @@ impl Ec2 {
         let mut groups = BTreeMap::new();
         for region in &regions {
             self.ensure_key(region, &name, &spec.public_key, &common)?;
-            groups.insert(region.clone(), self.ensure_group(region, &name, &spec.from, &common)?);
+            groups.insert(region.clone(), self.ensure_group(region, &name, spec, &common)?);
             if spec.close {
                 self.ensure_placement(region, &name, &common)?;
             }
@@ -54,37 +56,60 @@ impl Ec2 {
             }
         }
         let machines = self.await_running(fleet, &there, &regions)?;
-        self.open_between(&machines, &groups)?;
+        self.open_between(&machines, &groups, spec.port)?;
         Ok(machines)
     }
 
     /// Decides everything that repeated calls must say alike, and notes it.
     fn begin(&self, fleet: &FleetId, spec: &FleetSpec, path: &Path) -> Result<Note, Ec2Error> {
         let regions: BTreeSet<&String> = spec.roles.values().collect();
+        let usd_per_hour = match (spec.usd_per_hour, spec.market) {
+            (None, Market::Spot) => Some(self.bid(&regions, &spec.instance_type)?),
+            (given, _) => given,
+        };
+        check_budget(spec, usd_per_hour)?;
         let images = regions.iter().map(|region| Ok(((*region).clone(), self.image(region, &spec.image)?)));
         let images = images.collect::<Result<BTreeMap<_, _>, Ec2Error>>()?;
         let expires = self.now_unix_ms() / 1000 + spec.ttl.as_secs();
-        let noted = Note::new(spec.attempt, expires, images, &spec.roles);
+        let noted = Note::new(spec.attempt, expires, images, usd_per_hour, &spec.roles);
         tracing::info!(slot = fleet.slot, expires, "a lease begins");
         noted.write(path)?;
         Ok(noted)
     }
 
-    fn image(&self, region: &str, image: &Image) -> Result<String, Ec2Error> {
-        let (owner, name) = match image {
-            Image::Id(id) => return Ok(id.clone()),
-            Image::Newest { owner, name } => (owner, name),
+    /// The image, and where its root volume is: another device of that name would be a second disk, and the root one not encrypted.
+    fn image(&self, region: &str, image: &Image) -> Result<ImageNote, Ec2Error> {
+        let request = self.client(region).describe_images();
+        let (request, owner, name) = match image {
+            Image::Id(id) => (request.image_ids(id), "anybody", id),
+            Image::Newest { owner, name } => {
+                let filter = |name: &str, value: &str| Filter::builder().name(name).values(value).build();
+                (request.owners(owner).filters(filter("name", name)).filters(filter("state", "available")), owner.as_str(), name)
+            }
         };
-        let request = self.client(region).describe_images().owners(owner);
-        let request = request.filters(Filter::builder().name("name").values(name).build());
-        let request = request.filters(Filter::builder().name("state").values("available").build());
         let found = self.runtime.block_on(request.send()).map_err(call("DescribeImages", region))?;
         let newest = found.images().iter().max_by_key(|i| (i.creation_date().unwrap_or_default(), i.image_id()));
-        newest.and_then(|i| i.image_id()).map(str::to_owned).ok_or_else(|| Ec2Error::NoImage {
-            owner: owner.clone(),
-            region: region.to_owned(),
-            name: name.clone(),
-        })
+        let note = newest.and_then(|i| Some(ImageNote { id: i.image_id()?.to_owned(), root: i.root_device_name()?.to_owned() }));
+        note.ok_or_else(|| Ec2Error::NoImage { owner: owner.to_owned(), region: region.to_owned(), name: name.clone() })
+    }
+
+    /// What is bid for a spot machine: a little above the highest price of any zone now, so that a small rise does not end it.
+    fn bid(&self, regions: &BTreeSet<&String>, instance_type: &str) -> Result<f64, Ec2Error> {
+        let now = aws_sdk_ec2::primitives::DateTime::from_millis(self.now_unix_ms() as i64);
+        let mut highest: f64 = 0.0;
+        for region in regions {
+            let request = self.client(region).describe_spot_price_history().start_time(now).product_descriptions("Linux/UNIX");
+            let request = request.instance_types(InstanceType::from(instance_type));
+            let found = self.runtime.block_on(request.send()).map_err(call("DescribeSpotPriceHistory", region))?;
+            let prices = found.spot_price_history().iter().filter_map(|p| p.spot_price()?.parse::<f64>().ok());
+            let here = prices.fold(0.0, f64::max);
+            if here <= 0.0 {
+                return Err(Ec2Error::NoSpotPrice { instance_type: instance_type.to_owned(), region: (*region).clone() });
+            }
+            highest = highest.max(here);
+        }
+        // In hundredths of a cent, upwards.
+        Ok((highest * ABOVE_MARKET * 1e4 - 1e-6).ceil() / 1e4)
     }
 
     /// The machines that are there already, one for each role, and those that have ended. A second one of a role, which only a launch
@@ -157,7 +182,7 @@ impl Ec2 {
         noted: &Note,
         token: Option<String>,
     ) -> Result<String, Ec2Error> {
-        let (name, attempt) = (fleet.name(), spec.attempt.to_string());
+        let (name, attempt, image) = (fleet.name(), spec.attempt.to_string(), &noted.images[region]);
         let title = format!("{name} {role}");
         let tags = tags(fleet, &spec.owner, noted.expires_unix_s, &[(ROLE, role), (ATTEMPT, &attempt), ("Name", &title)]);
         let disk = EbsBlockDevice::builder().encrypted(true).delete_on_termination(true).volume_size(spec.volume_gib);
@@ -174,19 +199,19 @@ impl Ec2 {
             .set_client_token(token)
             .min_count(1)
             .max_count(1)
-            .image_id(&noted.images[region])
+            .image_id(&image.id)
             .instance_type(InstanceType::from(spec.instance_type.as_str()))
             .key_name(&name)
             .security_group_ids(group)
             .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
             .metadata_options(metadata)
-            .block_device_mappings(BlockDeviceMapping::builder().device_name("/dev/xvda").ebs(disk).build())
+            .block_device_mappings(BlockDeviceMapping::builder().device_name(&image.root).ebs(disk).build())
             .user_data(STANDARD.encode(data.as_bytes()));
         if spec.close {
             request = request.placement(Placement::builder().group_name(&name).build());
         }
         if spec.market == Market::Spot {
-            request = request.instance_market_options(spot(spec.usd_per_hour));
+            request = request.instance_market_options(spot(noted.usd_per_hour));
         }
         for kind in tagged_kinds(spec.market) {
             request = request.tag_specifications(tagged(kind, &tags));
@@ -218,11 +243,11 @@ impl Ec2 {
     }
 
     /// Parties in different regions reach each other by their own addresses only.
-    fn open_between(&self, machines: &[Machine], groups: &BTreeMap<String, String>) -> Result<(), Ec2Error> {
+    fn open_between(&self, machines: &[Machine], groups: &BTreeMap<String, String>, port: u16) -> Result<(), Ec2Error> {
         for (region, group) in groups {
             for machine in machines.iter().filter(|m| m.region != *region) {
                 if let Some(address) = &machine.public_address {
-                    self.admit(region, group, address)?;
+                    self.admit(region, group, address, port)?;
                 }
             }
         }
@@ -230,9 +255,9 @@ impl Ec2 {
     }
 }
 
-fn check_budget(spec: &FleetSpec) -> Result<(), Ec2Error> {
+fn check_budget(spec: &FleetSpec, usd_per_hour: Option<f64>) -> Result<(), Ec2Error> {
     let Some(allowed) = spec.max_usd else { return Ok(()) };
-    let usd_per_hour = spec.usd_per_hour.ok_or(Ec2Error::NoPrice)?;
+    let usd_per_hour = usd_per_hour.ok_or(Ec2Error::NoPrice)?;
     let machines = spec.roles.len();
     let needed = cost_until_expiry(machines, usd_per_hour, spec.ttl);
     if needed > allowed { Err(Ec2Error::Budget { machines, usd_per_hour, needed, allowed }) } else { Ok(()) }

@@ -92,7 +92,7 @@ pub struct FleetSpec {
     pub ttl: Duration,
     /// Longest time without work.
     pub idle: Option<Duration>,
-    /// What one machine costs an hour, as the user knows it; the most that is bid for a spot machine.
+    /// What one machine costs an hour, as the user knows it; the most that is bid for a spot machine, whose market is asked without it.
     pub usd_per_hour: Option<f64>,
     /// The most that all machines may cost together until their expiry.
     pub max_usd: Option<f64>,
@@ -100,8 +100,10 @@ pub struct FleetSpec {
     pub owner: String,
     /// The OpenSSH public key that may log in.
     pub public_key: String,
-    /// The addresses that may reach port 22, such as `203.0.113.7/32`.
+    /// The addresses that may reach the machines, such as `203.0.113.7/32`.
     pub from: String,
+    /// The one port besides 22 that they may reach, and the parties each other.
+    pub port: u16,
     /// The host key of every machine of the lease, made for it alone.
     pub host_key: Option<HostKey>,
 }

@@ -1,11 +1,12 @@
 //! What machines need around them: a key that may log in, a group that only the parties and the user reach, a place close together.
 
 use aws_sdk_ec2::primitives::Blob;
+use aws_sdk_ec2::types::builders::IpPermissionBuilder;
 use aws_sdk_ec2::types::{IpPermission, IpRange, PlacementStrategy, ResourceType, Tag, UserIdGroupPair};
 
 use super::error::call;
 use super::observe::tagged;
-use super::{Ec2, Ec2Error};
+use super::{Ec2, Ec2Error, FleetSpec};
 
 impl Ec2 {
     /// Makes the key known in a region under `name`.
@@ -18,28 +19,28 @@ impl Ec2 {
         }
     }
 
-    /// The security group `name` of a region: port 22 from the user, everything between its members.
-    pub(super) fn ensure_group(&self, region: &str, name: &str, from: &str, tags: &[Tag]) -> Result<String, Ec2Error> {
+    /// The security group `name` of a region: port 22 and the parties' own port from the user, who shares its inputs with both parties
+    /// itself; that port between its members; nothing else.
+    pub(super) fn ensure_group(&self, region: &str, name: &str, spec: &FleetSpec, tags: &[Tag]) -> Result<String, Ec2Error> {
         let group = match self.find_group(region, name)? {
             Some(group) => group,
             None => self.create_group(region, name, tags)?,
         };
-        let ssh = IpPermission::builder().ip_protocol("tcp").from_port(22).to_port(22);
-        let ssh = ssh.ip_ranges(IpRange::builder().cidr_ip(from).description("the user").build()).build();
+        let user = || IpRange::builder().cidr_ip(&spec.from).description("the user").build();
+        let ssh = tcp(22).ip_ranges(user()).build();
+        let client = tcp(spec.port).ip_ranges(user()).build();
         let members = UserIdGroupPair::builder().group_id(&group).build();
-        let inside =
-            IpPermission::builder().ip_protocol("tcp").from_port(1024).to_port(65535).user_id_group_pairs(members).build();
-        for rule in [ssh, inside] {
+        let inside = tcp(spec.port).user_id_group_pairs(members).build();
+        for rule in [ssh, client, inside] {
             self.allow(region, &group, rule)?;
         }
         Ok(group)
     }
 
     /// Lets the parties of other regions in, each by its own address.
-    pub(super) fn admit(&self, region: &str, group: &str, address: &str) -> Result<(), Ec2Error> {
+    pub(super) fn admit(&self, region: &str, group: &str, address: &str, port: u16) -> Result<(), Ec2Error> {
         let range = IpRange::builder().cidr_ip(format!("{address}/32")).description("a party").build();
-        let rule = IpPermission::builder().ip_protocol("tcp").from_port(1024).to_port(65535).ip_ranges(range).build();
-        self.allow(region, group, rule)
+        self.allow(region, group, tcp(port).ip_ranges(range).build())
     }
 
     fn allow(&self, region: &str, group: &str, rule: IpPermission) -> Result<(), Ec2Error> {
@@ -96,6 +97,10 @@ impl Ec2 {
         let key = self.runtime.block_on(client.delete_key_pair().key_name(name).send());
         gone(key.map(drop).map_err(call("DeleteKeyPair", region)), "InvalidKeyPair.NotFound")
     }
+}
+
+fn tcp(port: u16) -> IpPermissionBuilder {
+    IpPermission::builder().ip_protocol("tcp").from_port(port.into()).to_port(port.into())
 }
 
 /// What is not there need not be removed.

@@ -9,7 +9,7 @@ pub fn policy_document(remote: Option<(&str, &str)>) -> Value {
     let tagging = json!({"Null": {"aws:RequestTag/sprint-flow:store": "false"}});
     let mut statements = vec![
         json!({"Sid": "Look", "Effect": "Allow", "Resource": "*", "Action": [
-            "ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeSecurityGroups"]}),
+            "ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeSecurityGroups", "ec2:DescribeSpotPriceHistory"]}),
         json!({"Sid": "LaunchTagged", "Effect": "Allow", "Condition": tagging, "Action": "ec2:RunInstances", "Resource": [
             "arn:aws:ec2:*:*:instance/*", "arn:aws:ec2:*:*:volume/*", "arn:aws:ec2:*:*:network-interface/*",
             "arn:aws:ec2:*:*:spot-instances-request/*"]}),

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Ec2Error;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What is about to be launched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Note {
     version: u32,
@@ -20,9 +20,19 @@ pub(super) struct Note {
     /// When the machines expire: part of the call, so a repeated call must say the same.
     pub(super) expires_unix_s: u64,
     /// The image in each region, looked up once: a newer one must not change a repeated call.
-    pub(super) images: BTreeMap<String, String>,
+    pub(super) images: BTreeMap<String, ImageNote>,
+    /// What a machine costs an hour at most, as far as that is known; the bid for a spot machine.
+    pub(super) usd_per_hour: Option<f64>,
     /// Each role's region, token and, once it is known, machine.
     pub(super) roles: BTreeMap<String, RoleNote>,
+}
+
+/// An image, and the name that its root volume goes by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ImageNote {
+    pub(super) id: String,
+    pub(super) root: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +49,13 @@ impl Note {
     pub(super) fn new(
         attempt: u32,
         expires_unix_s: u64,
-        images: BTreeMap<String, String>,
+        images: BTreeMap<String, ImageNote>,
+        usd_per_hour: Option<f64>,
         roles: &BTreeMap<String, String>,
     ) -> Self {
         let role = |region: &String| RoleNote { region: region.clone(), generation: 0, called_unix_ms: None, instance: None };
         let roles = roles.iter().map(|(name, region)| (name.clone(), role(region))).collect();
-        Self { version: VERSION, attempt, expires_unix_s, images, roles }
+        Self { version: VERSION, attempt, expires_unix_s, images, usd_per_hour, roles }
     }
 
     /// The note at `path`; `None` if there is none.

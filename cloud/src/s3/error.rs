@@ -28,7 +28,7 @@ where
     let reason = match (&code, status) {
         (Some(code), _) => format!("{code}: {}{request}", error.message().unwrap_or("no message")),
         (None, Some(status)) => format!("HTTP status {status}{request}"),
-        (None, None) => crate::chain(&error),
+        (None, None) => sprint_stage_api::with_causes(&error),
     };
     // What was never answered, was answered with the service's own trouble, or with "slow down". Missing credentials fail before
     // anything is sent and will not come by waiting.
@@ -49,7 +49,7 @@ where
 }
 
 pub(super) fn interrupted(operation: &'static str, name: &str, error: &ByteStreamError) -> ObjectError {
-    ObjectError::Unavailable { operation, name: name.to_owned(), reason: crate::chain(error) }
+    ObjectError::Unavailable { operation, name: name.to_owned(), reason: sprint_stage_api::with_causes(error) }
 }
 
 pub(super) fn local(name: &str, source: io::Error) -> ObjectError {

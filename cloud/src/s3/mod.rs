@@ -46,7 +46,7 @@ pub struct S3Objects {
 
 /// Opens a remote. No object is touched; a wrong bucket or missing credentials show at the first use.
 pub fn connect(spec: &RemoteSpec) -> Result<Remote, String> {
-    let sealer = AgeSealer::new(&spec.recipients, spec.identity.as_deref()).map_err(|e| crate::chain(&e))?;
+    let sealer = AgeSealer::new(&spec.recipients, spec.identity.as_deref()).map_err(|e| sprint_stage_api::with_causes(&e))?;
     let objects = S3Objects::connect(spec, S3Options::default()).map_err(|e| format!("no runtime: {e}"))?;
     Ok(Remote::new(Box::new(objects), sealer.map(|s| Box::new(s) as Box<dyn Sealer>)))
 }

@@ -44,6 +44,10 @@ struct Shim {
     most_live: usize,
     placements: BTreeSet<String>,
     calls: usize,
+    /// The bodies of all calls.
+    bodies: Vec<String>,
+    /// What spot machines cost by zone.
+    spot_prices: Vec<&'static str>,
     /// Calls from this one on are not answered; `after` lets the first of them have its effect.
     crash_at: Option<(usize, bool)>,
     /// The first call of this action has its effect, and nothing is answered from then on.
@@ -62,6 +66,7 @@ impl Shim {
         let action = field("Action").unwrap_or_default();
         let call = self.calls;
         self.calls += 1;
+        self.bodies.push(body.clone());
         if self.crash_on.is_some_and(|wanted| wanted == action) && self.crash_at.is_none() {
             self.crash_at = Some((call, true));
         }
@@ -105,6 +110,15 @@ impl Shim {
             "DeletePlacementGroup" => {
                 let known = self.placements.remove(&field("GroupName").unwrap_or_default());
                 if known { done("DeletePlacementGroup") } else { failure(400, "InvalidPlacementGroup.Unknown") }
+            }
+            "DescribeSpotPriceHistory" => {
+                let item =
+                    |price: &&str| format!("<item><instanceType>c5.4xlarge</instanceType><spotPrice>{price}</spotPrice></item>");
+                let items: String = self.spot_prices.iter().map(item).collect();
+                let body = format!(
+                    "<{action}Response xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId><spotPriceHistorySet>{items}</spotPriceHistorySet></{action}Response>"
+                );
+                xml(200, body)
             }
             "DescribeInstances" => {
                 let now = self.clock.now_unix_ms();
@@ -244,6 +258,7 @@ fn spec() -> FleetSpec {
         owner: "test".into(),
         public_key: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJxhKJ2vlc1K4WZ9yT0LQxkG0Cq5p6l0r4q4m2bZ5b1J test".into(),
         from: "203.0.113.7/32".into(),
+        port: 7466,
         host_key: None,
     }
 }
@@ -372,6 +387,81 @@ fn what_could_cost_more_than_the_cap_is_never_launched() {
     let error = ec2.up(&fleet("dear"), &FleetSpec { usd_per_hour: None, ..spec() }, &note(dir.path())).expect_err("no price");
     assert!(error.is_budget());
     assert_eq!(world.shim.lock().expect("no panic").calls, 0, "nothing was even asked");
+}
+
+/// The calls of an action, their fields decoded.
+fn calls(world: &World, action: &str) -> Vec<BTreeMap<String, String>> {
+    let shim = world.shim.lock().expect("no panic");
+    let fields = |body: &String| {
+        let pairs = body.split('&').filter_map(|f| f.split_once('='));
+        pairs.map(|(k, v)| (k.to_owned(), v.replace("%2F", "/").replace("%3A", ":"))).collect::<BTreeMap<_, _>>()
+    };
+    shim.bodies.iter().map(fields).filter(|f| f.get("Action").is_some_and(|a| a == action)).collect()
+}
+
+#[test]
+fn the_encrypted_volume_is_the_root_volume_of_the_image_that_was_found() {
+    let Some(world) = World::new() else { return };
+    for (n, (image, root)) in [("amzn-ami-hvm-2017.09.1*", "/dev/xvda"), ("ubuntu/images/*", "/dev/sda1")].into_iter().enumerate()
+    {
+        let (dir, run) = (folder(), fleet(&format!("root-{n}")));
+        world.begin(|_| {});
+        let owner = if n == 0 { "amazon" } else { "099720109477" };
+        let wanted = FleetSpec { image: Image::Newest { owner: owner.into(), name: image.into() }, ..spec() };
+        let ec2 = world.ec2(client_token);
+        ec2.up(&run, &wanted, &note(dir.path())).expect("up");
+        for call in calls(&world, "RunInstances") {
+            assert_eq!(call["BlockDeviceMapping.1.DeviceName"], root);
+            assert_eq!(call["BlockDeviceMapping.1.Ebs.Encrypted"], "true");
+        }
+        ec2.down(&run, &[], &note(dir.path()), true).expect("given back");
+    }
+}
+
+#[test]
+fn only_the_user_and_the_parties_reach_a_machine_and_only_on_two_ports() {
+    let Some(world) = World::new() else { return };
+    let (dir, run) = (folder(), fleet("rules"));
+    world.begin(|_| {});
+    let mut wan = FleetSpec { close: false, ..spec() };
+    wan.roles.insert("party-1".into(), "eu-west-1".into());
+    let ec2 = world.ec2(client_token);
+    let machines = ec2.up(&run, &wan, &note(dir.path())).expect("up");
+    let rules = calls(&world, "AuthorizeSecurityGroupIngress");
+    let addresses: Vec<String> = machines.iter().filter_map(|m| m.public_address.clone()).map(|a| format!("{a}/32")).collect();
+    let mut user_ports = BTreeSet::new();
+    for rule in &rules {
+        let (from, to) = (&rule["IpPermissions.1.FromPort"], &rule["IpPermissions.1.ToPort"]);
+        assert!(from == to && ["22", "7466"].contains(&from.as_str()), "{rule:?}");
+        match rule.get("IpPermissions.1.IpRanges.1.CidrIp") {
+            Some(range) if *range == wan.from => drop(user_ports.insert(from.clone())),
+            Some(range) => assert!(addresses.contains(range) && from == "7466", "{rule:?}"),
+            None => assert!(rule.contains_key("IpPermissions.1.Groups.1.GroupId") && from == "7466", "{rule:?}"),
+        }
+    }
+    assert_eq!(user_ports, ["22".to_owned(), "7466".to_owned()].into(), "the user's inputs go to the parties themselves");
+    ec2.down(&run, &[], &note(dir.path()), false).expect("given back");
+}
+
+#[test]
+fn a_spot_machine_without_a_price_is_bid_for_by_the_market_and_held_against_the_cap() {
+    let Some(world) = World::new() else { return };
+    world.begin(|shim| shim.spot_prices = vec!["0.25", "0.31"]);
+    let dir = folder();
+    let spot = |cap| FleetSpec { market: Market::Spot, usd_per_hour: None, max_usd: Some(cap), ..spec() };
+    let ec2 = world.ec2(client_token);
+    // 3 machines for 3 hours at 1.2 times the dearer zone: 9 * 0.372 = 3.348.
+    let error = ec2.up(&fleet("dear-spot"), &spot(3.34), &note(dir.path())).expect_err("above the cap");
+    assert!(matches!(error, Ec2Error::Budget { machines: 3, .. }), "{error}");
+    assert!(calls(&world, "RunInstances").is_empty());
+    ec2.up(&fleet("spot"), &spot(3.35), &note(dir.path())).expect("within the cap");
+    for call in calls(&world, "RunInstances") {
+        assert_eq!(call["InstanceMarketOptions.SpotOptions.MaxPrice"], "0.372");
+    }
+    world.set(|shim| shim.spot_prices = vec!["0.90"]);
+    let again = ec2.up(&fleet("spot"), &spot(3.35), &note(dir.path())).expect("what was noted holds");
+    assert_eq!((again.len(), world.most_live()), (3, 3));
+    ec2.down(&fleet("spot"), &[], &note(dir.path()), true).expect("given back");
 }
 
 #[test]

@@ -89,6 +89,7 @@ fn spec(request: &CloudRequest) -> Result<FleetSpec, StageError> {
         owner: crate::context::host().name,
         public_key: request.public_key.clone(),
         from: request.from.clone(),
+        port: request.port,
         host_key,
     })
 }
@@ -103,7 +104,10 @@ fn failure(error: &Ec2Error) -> StageError {
     };
     let failure = StageError::new(class, chain(error));
     match error {
-        Ec2Error::NoPrice => failure.help("give ec2.usd_per_hour, what one machine of the type costs an hour"),
+        Ec2Error::NoPrice => failure.help(
+            "give ec2.usd_per_hour, what one machine of the type costs an hour by AWS's price list; spot machines need none",
+        ),
+        Ec2Error::NoSpotPrice { .. } => failure.help("another type or region, or spot: false"),
         Ec2Error::Budget { .. } => failure.help("raise lease.max_usd, shorten lease.ttl, or take smaller machines"),
         Ec2Error::StillThere { .. } => failure.help("`sprint-flow cloud ls` shows them, `sprint-flow cloud reap` ends them"),
         _ => failure,

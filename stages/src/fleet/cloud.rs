@@ -58,6 +58,8 @@ pub struct CloudRequest {
     pub public_key: String,
     /// From where: `203.0.113.7/32`.
     pub from: String,
+    /// The port on which parties listen.
+    pub port: u16,
     /// The files of the machines' host key (private, public).
     pub host_key: Option<(PathBuf, PathBuf)>,
 }

@@ -61,6 +61,9 @@ pub(crate) enum Place {
         identity: Option<PathBuf>,
         /// A folder there, for the run's files; removed afterwards.
         folder: String,
+        /// The port on which a party listens there; any free one if none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        listen: Option<u16>,
     },
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct SshHost {
 impl SshHost {
     /// A host that is known by its own key only; `scratch` is for its known-hosts file. `run` tells the folders of two runs apart.
     pub(crate) fn new(place: &Place, role: &str, run: &str, scratch: &Path) -> Result<Option<Self>, StageError> {
-        let Place::Ssh { host, port, user, host_key, identity, folder } = place else { return Ok(None) };
+        let Place::Ssh { host, port, user, host_key, identity, folder, .. } = place else { return Ok(None) };
         for text in [host, user] {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '@');
             if text.is_empty() || text.starts_with('-') || !text.chars().all(is_plain) {

@@ -41,7 +41,7 @@ impl Placement {
                     let place = RolePlace { program: "ip".into(), args: command, bind, reached_at: None, ledgers: None };
                     placement.places.insert(role, place);
                 }
-                Place::Ssh { .. } => {
+                Place::Ssh { listen, .. } => {
                     let ssh = SshHost::new(&host.place, role.name(), ctx.run(), ctx.scratch())?;
                     let ssh = ssh.ok_or_else(|| StageError::permanent(format!("{role} is not reached by SSH")))?;
                     placement.copy(ctx, &ssh, n, binary)?;
@@ -50,7 +50,7 @@ impl Placement {
                         RolePlace {
                             program: "ssh".into(),
                             args: ssh.command(PROGRAM, args),
-                            bind: "0.0.0.0:0".to_owned(),
+                            bind: format!("0.0.0.0:{}", listen.unwrap_or(0)),
                             reached_at: Some(host.address.clone()),
                             ledgers: Some(ssh.path("")),
                         },
