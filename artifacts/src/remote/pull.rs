@@ -33,6 +33,22 @@ impl Remote {
         Ok(Some(record))
     }
 
+    /// What a pull would bring, without bringing it: the first record of an action, if everything that it names is there. What the files
+    /// hold is looked at only when they are pulled.
+    pub fn offers(&self, key: &ActionKey) -> Result<Option<ResultRecord>, RemoteError> {
+        let Some((_, record)) = self.first_record(key)? else { return Ok(None) };
+        for id in record.outputs.values().chain(&record.log) {
+            let Some((manifest, secrecy)) = self.pull_manifest(id)? else { return Ok(None) };
+            for file in manifest.files() {
+                let name = if secrecy.is_public() { names::blob(file.digest()) } else { names::sealed(file.digest()) };
+                if !self.objects.exists(&name)? {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(record))
+    }
+
     /// Brings an artifact into the store; `false` if the remote does not have all of it.
     fn pull_artifact(&self, store: &Store, id: &ArtifactId) -> Result<bool, RemoteError> {
         if store.has_artifact(id, Check::Full)? == Presence::Present {

@@ -74,6 +74,14 @@ pub(crate) enum Command {
     /// Runs one stage attempt for the orchestrator.
     #[command(hide = true)]
     StageWorker,
+    /// One stage attempt as a job of a cluster; the folder has the request.
+    #[command(hide = true)]
+    StageJob {
+        /// The attempt's folder.
+        folder: PathBuf,
+        /// The job's number.
+        job: String,
+    },
     /// Runs one role of an MPC inference.
     #[command(hide = true)]
     MpcRole {
@@ -173,6 +181,9 @@ pub(crate) struct PlanArgs {
     /// The store.
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// The remote.
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
     /// Plan only these stages and what they need.
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) only: Vec<String>,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sprint_orchestrator::Host;
+use sprint_orchestrator::{Host, SlurmSettings};
 use tracing_subscriber::EnvFilter;
 
 /// The variables stages may see. Tokens pass to the worker on its standard input, never in its arguments.
@@ -48,6 +48,23 @@ pub(crate) fn this_program() -> std::io::Result<PathBuf> {
     let link = PathBuf::from("/proc/self/exe");
     if link.exists() { Ok(link) } else { std::env::current_exe() }
 }
+
+/// Variables without secrets that a job of a cluster has as this process has them.
+const PLAIN: [&str; 6] = ["HOME", "LANG", "PATH", "SPRINT_FLOW_LOG", "USER", "XDG_CACHE_HOME"];
+
+/// How jobs of a Slurm cluster run this program. It is named by its file, which the nodes must see too.
+pub(crate) fn slurm() -> std::io::Result<SlurmSettings> {
+    let env = PLAIN.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var_os(name)?)));
+    Ok(SlurmSettings {
+        program: vec![std::env::current_exe()?.into(), "stage-job".into()],
+        env: env.collect(),
+        commands: None,
+        poll: SLURM_POLL,
+    })
+}
+
+/// How often Slurm's controller is asked. Every user's questions are one lock there, so sites ask for seconds.
+const SLURM_POLL: Duration = Duration::from_secs(5);
 
 /// Whether the user has not asked for plain text (<https://no-color.org>).
 pub(crate) fn colour() -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sprint_artifacts::{ActionKey, CheckpointBuilder, CheckpointStore, Remote, Store, StoreError};
 use sprint_stage_api::{
     CheckpointAccess, ContextParts, Effect, ErrorClass, EventSink, LedgerMirror, Registry, Stage, StageContext, StageError,
-    StageEvent, StageOutputs,
+    StageEvent, StageOutputs, with_causes,
 };
 
 use super::claim::{create_private, ledger_dir};
@@ -39,6 +39,10 @@ pub(super) fn perform(
         let message = format!("this program has no stage kind {}@{}", request.kind, request.version);
         return Outcome::Failed(StageError::permanent(message));
     };
+    if request.code.as_deref().is_some_and(|code| code != stage.spec().code_digest) {
+        let message = format!("this program's {}@{} is another version than the run began with", request.kind, request.version);
+        return Outcome::Failed(StageError::permanent(message).help("the program was replaced meanwhile; start the run again"));
+    }
     let state = match ActionState::open(store, request.key) {
         Ok(state) => state,
         Err(error) => return Outcome::Failed(error),
@@ -274,7 +278,7 @@ fn checkpoint_error(error: &sprint_artifacts::runs::CheckpointError) -> StageErr
         CheckpointError::Store(e) => store_class(e),
         _ => ErrorClass::Integrity,
     };
-    StageError::new(class, format!("checkpoint: {}", chain(error)))
+    StageError::new(class, format!("checkpoint: {}", with_causes(error)))
 }
 
 /// What the scheduler may do about a failing store.
@@ -284,16 +288,4 @@ pub(super) fn store_class(error: &StoreError) -> ErrorClass {
         e if e.is_integrity() || e.is_missing() => ErrorClass::Integrity,
         _ => ErrorClass::Permanent,
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

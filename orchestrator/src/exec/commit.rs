@@ -6,9 +6,9 @@ use sprint_artifacts::encode::Value;
 use sprint_artifacts::{
     ArtifactId, Check, CheckpointStore, Manifest, Presence, RecordError, Remote, ResultId, ResultRecord, Store, StoreError,
 };
-use sprint_stage_api::{ErrorClass, StageError, StageSpec};
+use sprint_stage_api::{ErrorClass, StageError, StageSpec, with_causes};
 
-use super::attempt::{chain, store_class};
+use super::attempt::store_class;
 
 /// Verifies the outputs against the kind's ports and their own digests, and writes the result record. Checkpoints of the action are
 /// discarded after that: they are not needed any more.
@@ -23,10 +23,10 @@ pub(super) fn commit(
     let result = store.commit_result(&record).map_err(|e| record_error(&e))?;
     // What is left over is in nobody's way; the next attempt of the same key would find it superfluous.
     if let Err(error) = CheckpointStore::for_key(store, record.key()).discard() {
-        tracing::warn!(stage = record.stage, error = chain(&error), "checkpoints could not be discarded");
+        tracing::warn!(stage = record.stage, error = with_causes(&error), "checkpoints could not be discarded");
     }
     if let Some(Err(error)) = remote.filter(|r| r.seals()).map(|r| r.discard_checkpoints(&record.key())) {
-        tracing::warn!(stage = record.stage, error = chain(&error), "checkpoints on the remote could not be discarded");
+        tracing::warn!(stage = record.stage, error = with_causes(&error), "checkpoints on the remote could not be discarded");
     }
     Ok((result, Box::new(record)))
 }
@@ -64,7 +64,7 @@ fn verify_outputs(store: &Store, spec: &StageSpec, outputs: &BTreeMap<String, Ar
 }
 
 pub(super) fn store_error(error: &StoreError) -> StageError {
-    StageError::new(store_class(error), chain(error))
+    StageError::new(store_class(error), with_causes(error))
 }
 
 pub(super) fn record_error(error: &RecordError) -> StageError {
@@ -73,5 +73,5 @@ pub(super) fn record_error(error: &RecordError) -> StageError {
         RecordError::OutputMissing { .. } | RecordError::Metric { .. } => ErrorClass::Permanent,
         _ => ErrorClass::Integrity,
     };
-    StageError::new(class, chain(error))
+    StageError::new(class, with_causes(error))
 }

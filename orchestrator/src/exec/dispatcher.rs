@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::ask::{Answer, Asked};
 use super::commit::commit;
-use super::executor::{Executor, IntentId, Outcome, Report, ReportSender, Stop};
+use super::executor::{Executor, IntentId, Operation, Outcome, Report, ReportSender, Stop};
 use super::lease::Leases;
 use super::limits::Capacity;
 use super::node::{Node, Phase};
@@ -51,9 +51,9 @@ pub(super) enum Message {
     Pushed { index: usize, result: Result<(Pushed, Option<String>), StageError> },
 }
 
-/// How often the result of another run is looked for.
 /// The entry of a record's metrics that says how long the attempt took.
 const SECONDS: &str = "seconds";
+/// How often the result of another run is looked for.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Something to do later.
@@ -83,6 +83,8 @@ pub(super) struct Dispatcher {
     pub(super) leases: Leases,
     pub(super) stopping: Option<Interrupt>,
     pub(super) some_failed: bool,
+    /// Attempts whose end is in the journal but may not be durable there yet.
+    settled: Vec<IntentId>,
     /// Results on their way to the remote.
     pushing: usize,
     /// Results that could not be brought there.
@@ -122,6 +124,7 @@ impl Dispatcher {
             leases: Leases::default(),
             stopping: None,
             some_failed: false,
+            settled: Vec::new(),
             pushing: 0,
             unpushed: Vec::new(),
             leaders: BTreeMap::new(),
@@ -189,6 +192,9 @@ impl Dispatcher {
     pub(super) fn flush(&mut self) -> Result<(), JournalError> {
         if self.journal.is_dirty() {
             self.journal.flush((self.set.host.now_unix_ms)())?;
+        }
+        for id in self.settled.drain(..) {
+            self.set.executor.forget(&id);
         }
         for event in self.outbox.drain(..) {
             // Nobody need listen.
@@ -285,19 +291,36 @@ impl Dispatcher {
         self.moved |= matches!(report, Report::Ended(_));
         if self.leases.is_releasing(id) {
             return match report {
-                Report::Event(_) => Ok(()),
+                Report::Began { .. } | Report::Event(_) => Ok(()),
                 Report::Ended(outcome) => self.on_released(id, outcome),
             };
         }
         // A report of an attempt that was given up: nothing depends on it any more.
         let Some(&index) = self.running.get(id) else { return Ok(()) };
         match report {
+            Report::Began { unix_ms, host } => {
+                self.on_began(index, id, unix_ms, host);
+                Ok(())
+            }
             Report::Event(event) => self.on_stage_event(index, event),
             Report::Ended(outcome) => {
                 self.running.remove(id);
                 self.timers.retain(|(_, t)| !matches!(t, Timer::Timeout(_, i) | Timer::Kill(i) if i == id));
                 self.on_ended(index, outcome)
             }
+        }
+    }
+
+    /// The attempt has a machine: its time limit runs from now, or from when it began if that was before this process.
+    fn on_began(&mut self, index: usize, id: &IntentId, unix_ms: u64, host: String) {
+        let ago = Duration::from_millis((self.set.host.now_unix_ms)().saturating_sub(unix_ms));
+        let now = Instant::now();
+        let Some(attempt) = &mut self.nodes[index].attempt else { return };
+        (attempt.began, attempt.began_unix_ms, attempt.host) = (now.checked_sub(ago).unwrap_or(now), unix_ms, host);
+        let limit = self.set.workflow.stage_of(&self.set.workflow.instances()[index]).timeout();
+        self.timers.retain(|(_, t)| !matches!(t, Timer::Timeout(_, i) if i == id));
+        if let Some(limit) = limit {
+            self.timers.insert((now + limit.saturating_sub(ago), Timer::Timeout(index, id.clone())));
         }
     }
 
@@ -351,7 +374,7 @@ impl Dispatcher {
             attempt: node.attempts,
             started_unix_ms: attempt.began_unix_ms,
             finished_unix_ms: (self.set.host.now_unix_ms)(),
-            host: self.set.host.name.clone(),
+            host: attempt.host.clone(),
             log: None,
             metrics,
             private: true,
@@ -406,7 +429,13 @@ impl Dispatcher {
             node.identity = Some(crate::plan::Outputs::Artifacts(node.artifacts.clone()));
         }
         let (key, attempt, outputs) = (node.keyed.as_ref().expect("it ran").key, node.attempts, node.artifacts.clone());
+        self.settle_attempt(index);
         self.emit(RunEvent::StageCommitted { stage: self.id(index), key, attempt, result, outputs, seconds })
+    }
+
+    /// Notes that the attempt's executor may forget it once the journal is durable.
+    fn settle_attempt(&mut self, index: usize) {
+        self.settled.push(IntentId::new(&self.set.run, &self.id(index), self.nodes[index].attempts, &Operation::Run));
     }
 
     fn on_failure(&mut self, index: usize, error: StageError) -> Result<(), JournalError> {
@@ -414,6 +443,7 @@ impl Dispatcher {
         let definition = workflow.stage_of(&workflow.instances()[index]);
         let timed_out = self.nodes[index].attempt.as_ref().is_some_and(|a| a.timed_out);
         let (stage, attempt) = (self.id(index), self.nodes[index].attempts);
+        self.settle_attempt(index);
         if self.stopping.is_some() && matches!(error.class, ErrorClass::Cancelled | ErrorClass::Transient | ErrorClass::Preempted)
         {
             self.nodes[index].phase = Phase::Interrupted;

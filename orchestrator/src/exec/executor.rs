@@ -1,9 +1,13 @@
 //! Where stage attempts run: the contract between the dispatcher, which decides, and executors, which act.
+//!
+//! An executor is anything that can run `sprint-flow` on the store's folder and be asked again by name: a child process, a Slurm job; a
+//! job of AWS Batch or Kubernetes would be another [`Placement`](crate::Placement) and another implementation of [`Executor`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sprint_artifacts::remote::RemoteSpec;
@@ -11,7 +15,7 @@ use sprint_artifacts::{ActionKey, ArtifactId};
 use sprint_stage_api::{Ancestor, Inputs, LeaseTerms, StageError, StageEvent};
 use tokio::sync::mpsc;
 
-use crate::workflow::InstanceId;
+use crate::workflow::{InstanceId, Placement, Resources};
 
 /// The name of one attempt; the same intent always has the same name, so an executor can find what it was given before.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,6 +85,14 @@ pub struct Intent {
     pub base: PathBuf,
     /// Threads it may use.
     pub cpus: usize,
+    /// Where it runs.
+    pub placement: Placement,
+    /// What the workflow says it uses.
+    pub resources: Resources,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
+    /// The version of the kind's code that its key names; another program must not make this result.
+    pub code: &'static str,
     /// The store.
     pub store: PathBuf,
     /// Where the attempt's log goes.
@@ -107,6 +119,13 @@ pub enum Outcome {
 /// What an executor tells about an attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
+    /// It runs, after it had waited for a machine; told again if it had to begin anew there.
+    Began {
+        /// When, in milliseconds since 1970 by that machine's clock.
+        unix_ms: u64,
+        /// The machine.
+        host: String,
+    },
     /// The stage reported something.
     Event(StageEvent),
     /// It ended; the last report of an attempt.
@@ -125,30 +144,23 @@ pub enum Stop {
     Now,
 }
 
-/// Whether an executor knows an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IntentState {
-    /// It is under way.
-    Running,
-    /// It is not known here, or has ended.
-    Gone,
-}
-
 /// Runs attempts somewhere.
 ///
-/// `find` is what makes a restarted engine safe with remote executors: a submission that timed out may still have arrived, so
-/// before a second attempt the first is looked for by its name.
+/// `knows` is what makes a restarted orchestrator safe: an attempt that outlived its orchestrator is taken up under its name by a second
+/// `submit`, never started twice, also where the answer to the first submission was lost.
 pub trait Executor: Send + Sync {
-    /// Starts an attempt; its reports follow. An error means that nothing was started.
+    /// Starts an attempt, or takes up one that it knows; reports follow. An error means that nothing was started.
     fn submit(&self, intent: Intent, reports: ReportSender) -> Result<(), StageError>;
-    /// Looks for an attempt by name.
-    fn find(&self, id: &IntentId) -> Option<IntentState>;
-    /// Whether an attempt is under way.
-    fn poll(&self, id: &IntentId) -> IntentState {
-        self.find(id).unwrap_or(IntentState::Gone)
+    /// Whether this very attempt of this very action was submitted by an earlier process and may still come to a result. An attempt that
+    /// dies with its orchestrator is never known.
+    fn knows(&self, intent: &Intent) -> bool {
+        let _ = intent;
+        false
     }
     /// Stops an attempt; its last report still comes.
     fn cancel(&self, id: &IntentId, how: Stop);
-    /// Where its log is.
-    fn logs(&self, id: &IntentId) -> Option<PathBuf>;
+    /// The attempt's end is in the journal: what was kept about it may go.
+    fn forget(&self, id: &IntentId) {
+        let _ = id;
+    }
 }

@@ -1,15 +1,14 @@
 //! An executor on threads of this process, for tests and toy registries: a stage that dies takes the run with it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sprint_artifacts::{Store, StoreOptions};
-use sprint_stage_api::{ErrorClass, EventSink, Registry, StageError, StageEvent};
+use sprint_stage_api::{ErrorClass, EventSink, Registry, StageError, StageEvent, with_causes};
 
-use super::attempt::{chain, perform, store_class};
-use super::executor::{Executor, Intent, IntentId, IntentState, Outcome, Report, ReportSender, Stop};
+use super::attempt::{perform, store_class};
+use super::executor::{Executor, Intent, IntentId, Outcome, Report, ReportSender, Stop};
 use super::protocol::Request;
 
 /// Runs attempts on threads of this process.
@@ -23,7 +22,6 @@ pub struct InProcessExecutor {
 struct Attempt {
     cancelled: Arc<AtomicBool>,
     reports: ReportSender,
-    log: PathBuf,
 }
 
 impl InProcessExecutor {
@@ -55,7 +53,7 @@ impl EventSink for Sink {
 impl Executor for InProcessExecutor {
     fn submit(&self, intent: Intent, reports: ReportSender) -> Result<(), StageError> {
         let cancelled = Arc::new(AtomicBool::new(false));
-        let attempt = Attempt { cancelled: cancelled.clone(), reports: reports.clone(), log: intent.log.clone() };
+        let attempt = Attempt { cancelled: cancelled.clone(), reports: reports.clone() };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(intent.id.clone(), attempt);
         let (registry, running) = (self.registry.clone(), self.running.clone());
         std::thread::spawn(move || {
@@ -64,16 +62,11 @@ impl Executor for InProcessExecutor {
                 Ok(store) => {
                     perform(&Request::of(&intent), &registry, &store, None, &sink, &|| cancelled.load(Ordering::Relaxed))
                 }
-                Err(e) => Outcome::Failed(StageError::new(store_class(&e), chain(&e))),
+                Err(e) => Outcome::Failed(StageError::new(store_class(&e), with_causes(&e))),
             };
             Self::end(&running, &intent.id, outcome);
         });
         Ok(())
-    }
-
-    fn find(&self, id: &IntentId) -> Option<IntentState> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.contains_key(id).then_some(IntentState::Running)
     }
 
     fn cancel(&self, id: &IntentId, how: Stop) {
@@ -84,9 +77,5 @@ impl Executor for InProcessExecutor {
             let error = StageError::new(ErrorClass::Cancelled, "stopped");
             Self::end(&self.running, id, Outcome::Failed(error));
         }
-    }
-
-    fn logs(&self, id: &IntentId) -> Option<PathBuf> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|a| a.log.clone())
     }
 }

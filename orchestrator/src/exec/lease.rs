@@ -15,7 +15,7 @@ use super::node::Phase;
 use super::{Host, log_path};
 use crate::event::RunEvent;
 use crate::journal::{Journal, JournalError, OpenLease};
-use crate::workflow::InstanceId;
+use crate::workflow::{InstanceId, Placement, Resources};
 
 /// How often giving back is tried.
 const TRIES: u32 = 3;
@@ -173,6 +173,10 @@ fn release_intent(
         env: host.env.clone(),
         base: lease.intent.base,
         cpus: 1,
+        placement: Placement::Local,
+        resources: Resources::default(),
+        timeout: None,
+        code: "",
         store: store.root().to_owned(),
         log: log_path(logs, stage, lease.attempt).with_extension("release.log"),
         checkpoint_every_ms: None,
@@ -215,7 +219,7 @@ async fn release_now(executor: &Arc<dyn Executor>, intent: Intent) -> Result<(),
     executor.submit(intent, reports)?;
     while let Some((_, report)) = inbox.recv().await {
         match report {
-            Report::Event(_) => {}
+            Report::Began { .. } | Report::Event(_) => {}
             Report::Ended(Outcome::Failed(error)) => return Err(error),
             Report::Ended(_) => return Ok(()),
         }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
-use super::executor::{Executor, Intent, IntentId, IntentState, Outcome, Report, ReportSender, Stop};
+use super::executor::{Executor, Intent, IntentId, Outcome, Report, ReportSender, Stop};
 use super::protocol::{Control, MAX_LINE, Request, Say, line};
 
 /// How long a worker that has said its result may take to exit.
@@ -35,12 +35,7 @@ const LOG_LINE: usize = 4096;
 pub struct LocalExecutor {
     program: PathBuf,
     args: Vec<OsString>,
-    running: Arc<Mutex<BTreeMap<IntentId, Attempt>>>,
-}
-
-struct Attempt {
-    control: mpsc::UnboundedSender<Stop>,
-    log: PathBuf,
+    running: Arc<Mutex<BTreeMap<IntentId, mpsc::UnboundedSender<Stop>>>>,
 }
 
 impl LocalExecutor {
@@ -87,8 +82,7 @@ impl Executor for LocalExecutor {
             return Err(StageError::permanent("the stage process has no pipes"));
         };
         let (control, orders) = mpsc::unbounded_channel();
-        let attempt = Attempt { control, log: intent.log.clone() };
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(intent.id.clone(), attempt);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(intent.id.clone(), control);
         let running = self.running.clone();
         let request = line(&Request::of(&intent));
         tokio::spawn(async move {
@@ -101,18 +95,10 @@ impl Executor for LocalExecutor {
         Ok(())
     }
 
-    fn find(&self, id: &IntentId) -> Option<IntentState> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id).then_some(IntentState::Running)
-    }
-
     fn cancel(&self, id: &IntentId, how: Stop) {
-        if let Some(attempt) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
-            let _ = attempt.control.send(how);
+        if let Some(control) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+            let _ = control.send(how);
         }
-    }
-
-    fn logs(&self, id: &IntentId) -> Option<PathBuf> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|a| a.log.clone())
     }
 }
 
@@ -184,7 +170,7 @@ impl Supervised {
             Ok(Say::Done { outputs }) => heard.outcome = Some(Outcome::Done(outputs)),
             Ok(Say::Failed { error }) => heard.outcome = Some(Outcome::Failed(error)),
             // A library that prints to standard output.
-            Err(_) => {
+            Ok(Say::Began { .. }) | Err(_) => {
                 let shown = &text[..text.len().min(LOG_LINE)];
                 self.report(StageEvent::Log { line: String::from_utf8_lossy(shown).trim_end().to_owned() });
             }

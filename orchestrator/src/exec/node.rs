@@ -100,6 +100,8 @@ pub(super) struct Attempt {
     pub(super) share: Option<Share>,
     pub(super) metrics: BTreeMap<String, f64>,
     pub(super) timed_out: bool,
+    /// The machine it runs on.
+    pub(super) host: String,
 }
 
 impl Node {

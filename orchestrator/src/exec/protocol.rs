@@ -17,7 +17,7 @@ use super::executor::{Intent, Operation};
 use crate::workflow::InstanceId;
 
 /// The version of this exchange; both ends are the same binary, so a mismatch means a binary replaced during a run.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// The longest line either side reads.
 pub(super) const MAX_LINE: usize = 16 << 20;
 
@@ -30,6 +30,8 @@ pub(super) struct Request {
     pub(super) operation: Operation,
     pub(super) kind: String,
     pub(super) version: u32,
+    /// The version of the kind's code; none for a release, which any version may do.
+    pub(super) code: Option<String>,
     pub(super) key: ActionKey,
     pub(super) params: serde_json::Value,
     pub(super) inputs: Inputs,
@@ -55,6 +57,7 @@ impl Request {
             operation: intent.operation.clone(),
             kind: intent.kind.clone(),
             version: intent.version,
+            code: (intent.operation == Operation::Run).then(|| intent.code.to_owned()),
             key: intent.key,
             params: (*intent.params).clone(),
             inputs: intent.inputs.clone(),
@@ -84,9 +87,21 @@ pub(super) enum Control {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Say {
-    Event { report: StageEvent },
-    Done { outputs: BTreeMap<String, ArtifactId> },
-    Failed { error: StageError },
+    /// A job runs; child processes do not say it.
+    Began {
+        unix_ms: u64,
+        host: String,
+        job: String,
+    },
+    Event {
+        report: StageEvent,
+    },
+    Done {
+        outputs: BTreeMap<String, ArtifactId>,
+    },
+    Failed {
+        error: StageError,
+    },
 }
 
 /// One value as a line.

@@ -7,9 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use sprint_artifacts::remote::{CheckpointUpload, Pushed, RemoteSpec, Verdict};
 use sprint_artifacts::{ActionKey, Remote, RemoteError, ResultRecord, Store};
-use sprint_stage_api::{ErrorClass, EventSink, LedgerMirror, StageError, StageEvent};
-
-use super::attempt::chain;
+use sprint_stage_api::{ErrorClass, EventSink, LedgerMirror, StageError, StageEvent, with_causes};
 
 /// How a remote is reached; handed in by the composition root, since only that knows the cloud.
 pub type Connect = dyn Fn(&RemoteSpec) -> Result<Remote, String> + Send + Sync;
@@ -30,7 +28,7 @@ pub(super) fn remote_error(error: &RemoteError) -> StageError {
         e if e.is_integrity() => ErrorClass::Integrity,
         _ => ErrorClass::Permanent,
     };
-    let failure = StageError::new(class, chain(error));
+    let failure = StageError::new(class, with_causes(error));
     match error {
         RemoteError::Objects(e) if !error.is_unavailable() => {
             tracing::debug!(error = %e, "the remote refuses");
@@ -51,7 +49,7 @@ pub(super) fn pull(remote: &Remote, store: &Store, key: &ActionKey) -> Result<bo
     match remote.pull(store, key) {
         Ok(found) => Ok(found.is_some()),
         Err(error) if error.is_integrity() => {
-            tracing::error!(%key, error = chain(&error), "the remote's result is damaged and is not used");
+            tracing::error!(%key, error = with_causes(&error), "the remote's result is damaged and is not used");
             Ok(false)
         }
         Err(error) => Err(remote_error(&error)),
@@ -136,7 +134,7 @@ fn carry(inbox: &Receiver<()>, remote: &Remote, store: &Store, key: ActionKey, l
             }
             Ok(_) => {}
             // The next checkpoint tries again; this one is safe on this machine.
-            Err(error) => say(format!("a checkpoint could not be sent: {}", chain(&error))),
+            Err(error) => say(format!("a checkpoint could not be sent: {}", with_causes(&error))),
         }
     }
 }
@@ -148,7 +146,7 @@ fn shorten(remote: &Remote, key: ActionKey, ledgers: &Path) {
         if let (true, Ok(bytes)) = (name.ends_with(".ledger"), std::fs::read(entry.path()))
             && let Err(error) = remote.push_ledger_base(&key, &name, &bytes)
         {
-            tracing::warn!(name, error = chain(&error), "a ledger could not be written as one object");
+            tracing::warn!(name, error = with_causes(&error), "a ledger could not be written as one object");
         }
     }
 }

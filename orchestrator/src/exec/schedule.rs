@@ -11,7 +11,7 @@ use super::node::{Attempt, Phase};
 use crate::event::{LeaseIntent, RunEvent};
 use crate::journal::JournalError;
 use crate::plan::{Outputs, key_of};
-use crate::workflow::Lease;
+use crate::workflow::{Lease, Placement, Resources};
 
 impl Dispatcher {
     /// Moves every instance as far as it can go now. Keys and failures travel with the order of instances, demand against it, so
@@ -118,8 +118,12 @@ impl Dispatcher {
         let workflow = self.set.workflow.clone();
         let instance = &workflow.instances()[index];
         let stage = workflow.stage_of(instance);
-        let Some(share) = self.capacity.take(stage.resources(), &instance.mutex) else { return Ok(None) };
-        let intent = self.intent(index, share.cpu as usize);
+        let here = *stage.placement() == Placement::Local;
+        // A cluster's processors are its own affair; names and the number of jobs are this run's.
+        let wanted = if here { stage.resources() } else { Resources { cpu: 0, mem: 0 } };
+        let Some(share) = self.capacity.take(wanted, &instance.mutex) else { return Ok(None) };
+        let cpus = if here { share.cpu } else { stage.resources().cpu };
+        let intent = self.intent(index, cpus as usize, first_attempt_here);
         let spec = stage.kind().spec();
         let lease = (spec.effect == Effect::Lease).then(|| {
             let (kind, base) = (spec.kind.to_owned(), intent.base.clone());
@@ -135,7 +139,8 @@ impl Dispatcher {
             self.leases.hold(index, intent.attempt);
         }
         let now = Instant::now();
-        if let Some(limit) = stage.timeout() {
+        // Elsewhere it may have to wait for a machine first.
+        if let Some(limit) = stage.timeout().filter(|_| here) {
             self.timers.insert((now + limit, Timer::Timeout(index, intent.id.clone())));
         }
         self.running.insert(intent.id.clone(), index);
@@ -148,6 +153,7 @@ impl Dispatcher {
             share: Some(share),
             metrics: BTreeMap::new(),
             timed_out: false,
+            host: self.set.host.name.clone(),
         });
         self.emit(RunEvent::StageStarted { stage: self.id(index), key: intent.key, attempt: intent.attempt, lease })?;
         Ok(Some(intent))
@@ -169,12 +175,18 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn intent(&self, index: usize, cpus: usize) -> Intent {
+    /// The next attempt, or the last one of an earlier process where its executor still has it.
+    fn intent(&self, index: usize, cpus: usize, first_here: bool) -> Intent {
+        let last = self.nodes[index].attempts;
+        let earlier = (first_here && last > 0).then(|| self.intent_of(index, cpus, last));
+        earlier.filter(|intent| self.set.executor.knows(intent)).unwrap_or_else(|| self.intent_of(index, cpus, last + 1))
+    }
+
+    fn intent_of(&self, index: usize, cpus: usize, attempt: u32) -> Intent {
         let workflow = &self.set.workflow;
         let instance = &workflow.instances()[index];
         let stage = workflow.stage_of(instance);
         let spec = stage.kind().spec();
-        let attempt = self.nodes[index].attempts + 1;
         Intent {
             id: IntentId::new(&self.set.run, instance.id(), attempt, &Operation::Run),
             run: self.set.run.clone(),
@@ -191,6 +203,10 @@ impl Dispatcher {
             env: self.set.host.env.clone(),
             base: workflow.inputs().base.clone(),
             cpus,
+            placement: stage.placement().clone(),
+            resources: stage.resources(),
+            timeout: stage.timeout(),
+            code: spec.code_digest,
             store: self.set.store.root().to_owned(),
             log: super::log_path(&self.set.logs, instance.id(), attempt),
             checkpoint_every_ms: stage.checkpoint.every.map(|d| d.as_millis() as u64),

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sprint_artifacts::{Store, StoreOptions};
-use sprint_stage_api::{EventSink, Registry, StageError, StageEvent};
+use sprint_stage_api::{EventSink, Registry, StageError, StageEvent, with_causes};
 
-use super::attempt::{chain, perform, store_class};
+use super::attempt::{perform, store_class};
 use super::executor::Outcome;
 use super::protocol::{Control, MAX_LINE, Request, Say, VERSION, line};
 use super::remote::Connect;
@@ -31,7 +31,7 @@ pub fn worker_main(
     output: impl Write + Send + 'static,
 ) -> i32 {
     let mut input = BufReader::new(input);
-    let out = Output { pipe: Mutex::new(Box::new(output)), progress: Mutex::new(None) };
+    let out = Output::new(output, PROGRESS_EVERY);
     let request = match read_request(&mut input) {
         Ok(Some(request)) => request,
         Ok(None) => return ORPHANED,
@@ -42,18 +42,20 @@ pub fn worker_main(
     };
     let cancelled = Arc::new(AtomicBool::new(false));
     watch(input, cancelled.clone());
-    let outcome = match Store::open(&request.store, StoreOptions::read_write().index(false)) {
-        Ok(store) => match request.remote.as_ref().map(|spec| connect(spec).map(Arc::new)).transpose() {
-            Ok(remote) => perform(&request, registry, &store, remote.as_ref(), &out, &|| cancelled.load(Ordering::Relaxed)),
-            Err(message) => Outcome::Failed(StageError::permanent(format!("the remote cannot be opened: {message}"))),
-        },
-        Err(e) => Outcome::Failed(StageError::new(store_class(&e), chain(&e))),
-    };
-    out.say(&match outcome {
-        Outcome::Done(outputs) => Say::Done { outputs },
-        Outcome::Failed(error) => Say::Failed { error },
-    });
+    out.say_end(serve(&request, registry, connect, &out, &cancelled));
     0
+}
+
+/// Works on a request to its end.
+pub(super) fn serve(request: &Request, registry: &Registry, connect: &Connect, out: &Output, cancelled: &AtomicBool) -> Outcome {
+    let store = match Store::open(&request.store, StoreOptions::read_write().index(false)) {
+        Ok(store) => store,
+        Err(e) => return Outcome::Failed(StageError::new(store_class(&e), with_causes(&e))),
+    };
+    match request.remote.as_ref().map(|spec| connect(spec).map(Arc::new)).transpose() {
+        Ok(remote) => perform(request, registry, &store, remote.as_ref(), out, &|| cancelled.load(Ordering::Relaxed)),
+        Err(message) => Outcome::Failed(StageError::permanent(format!("the remote cannot be opened: {message}"))),
+    }
 }
 
 fn read_request(input: &mut impl BufRead) -> Result<Option<Request>, String> {
@@ -62,14 +64,19 @@ fn read_request(input: &mut impl BufRead) -> Result<Option<Request>, String> {
     if read == 0 || text.last() != Some(&b'\n') {
         return Ok(None);
     }
-    let request: Request = serde_json::from_slice(&text).map_err(|e| format!("the request cannot be read: {e}"))?;
+    parse_request(&text).map(Some)
+}
+
+/// Reads what an orchestrator of the same version wrote.
+pub(super) fn parse_request(text: &[u8]) -> Result<Request, String> {
+    let request: Request = serde_json::from_slice(text).map_err(|e| format!("the request cannot be read: {e}"))?;
     if request.v != VERSION {
         return Err(format!(
             "the request has version {}, this worker speaks {VERSION}; was the program replaced during the run?",
             request.v
         ));
     }
-    Ok(Some(request))
+    Ok(request)
 }
 
 fn watch(mut input: impl BufRead + Send + 'static, cancelled: Arc<AtomicBool>) {
@@ -89,25 +96,36 @@ fn watch(mut input: impl BufRead + Send + 'static, cancelled: Arc<AtomicBool>) {
     });
 }
 
-/// The pipe to the orchestrator. A write that fails means that it is gone; the watcher then ends the process.
-struct Output {
+/// The way to the orchestrator. A write that fails means that it is gone; the watcher then ends the process.
+pub(super) struct Output {
     pipe: Mutex<Box<dyn Write + Send>>,
+    /// How often progress is told at most.
+    every: Duration,
     /// When progress was last passed on.
     progress: Mutex<Option<Instant>>,
 }
 
 impl Output {
-    fn say(&self, what: &Say) {
+    pub(super) fn new(pipe: impl Write + Send + 'static, every: Duration) -> Self {
+        Self { pipe: Mutex::new(Box::new(pipe)), every, progress: Mutex::new(None) }
+    }
+
+    pub(super) fn say_end(&self, outcome: Outcome) {
+        self.say(&match outcome {
+            Outcome::Done(outputs) => Say::Done { outputs },
+            Outcome::Failed(error) => Say::Failed { error },
+        });
+    }
+
+    pub(super) fn say(&self, what: &Say) {
         let mut out = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = out.write_all(&line(what)).and_then(|()| out.flush());
     }
-}
 
-impl Output {
     /// Whether progress was not told for a while; a stage may report each of a million rows.
     fn is_due(&self) -> bool {
         let mut last = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY);
+        let due = last.is_none_or(|at| at.elapsed() >= self.every);
         if due {
             *last = Some(Instant::now());
         }

@@ -7,7 +7,7 @@ mod resolve;
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use sprint_artifacts::{ActionKey, Check, RecordError, Store};
+use sprint_artifacts::{ActionKey, Check, RecordError, Remote, RemoteError, ResultRecord, Store};
 use sprint_stage_api::{CachePolicy, Effect};
 
 pub(crate) use explain::reasons;
@@ -23,6 +23,8 @@ use crate::workflow::{Instance, InstanceId, Selector, Workflow};
 pub enum PlanState {
     /// A result is there, or nobody needs a new one.
     Hit,
+    /// A result is on the remote; it would be pulled.
+    HitRemote,
     /// It would run.
     Miss,
     /// It depends on outputs that are not made yet; if they come out as before, it will be a hit.
@@ -79,13 +81,27 @@ pub enum PlanError {
     /// The store cannot be read.
     #[error("the store's results cannot be read")]
     Record(#[from] RecordError),
+    /// The remote cannot be asked.
+    #[error("the remote cannot be asked")]
+    Remote(#[from] RemoteError),
 }
 
 impl Plan {
     /// Plans `workflow` against what `store` holds; without a store everything is new.
     pub fn of(workflow: &Workflow, store: Option<&Store>, only: &[Selector], salt: &str) -> Result<Self, PlanError> {
+        Self::with_remote(workflow, store, None, only, salt)
+    }
+
+    /// As [`Plan::of`], and says what would be pulled from `remote`. Nothing is pulled for a look.
+    pub fn with_remote(
+        workflow: &Workflow,
+        store: Option<&Store>,
+        remote: Option<&Remote>,
+        only: &[Selector],
+        salt: &str,
+    ) -> Result<Self, PlanError> {
         let selected = select(workflow, only)?;
-        let mut planner = Planner { workflow, store, salt, history: None, states: Vec::new(), outputs: Vec::new() };
+        let mut planner = Planner { workflow, store, remote, salt, history: None, states: Vec::new(), outputs: Vec::new() };
         for index in 0..workflow.instances().len() {
             let planned = if selected.contains(&index) { Some(planner.stage(index)?) } else { None };
             planner.states.push(planned);
@@ -99,9 +115,9 @@ impl Plan {
         self.stages.iter().filter(|s| s.state == state).count()
     }
 
-    /// Whether a run would do nothing.
+    /// Whether a run would run no stage.
     pub fn is_done(&self) -> bool {
-        self.count(PlanState::Hit) == self.stages.len()
+        self.count(PlanState::Hit) + self.count(PlanState::HitRemote) == self.stages.len()
     }
 }
 
@@ -140,6 +156,7 @@ pub(crate) fn select(workflow: &Workflow, only: &[Selector]) -> Result<BTreeSet<
 struct Planner<'a> {
     workflow: &'a Workflow,
     store: Option<&'a Store>,
+    remote: Option<&'a Remote>,
     salt: &'a str,
     history: Option<History>,
     states: Vec<Option<PlannedStage>>,
@@ -147,7 +164,7 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn stage(&mut self, index: usize) -> Result<PlannedStage, RecordError> {
+    fn stage(&mut self, index: usize) -> Result<PlannedStage, PlanError> {
         let instance = &self.workflow.instances()[index];
         let stage = self.workflow.stage_of(instance);
         let spec = stage.kind().spec();
@@ -181,11 +198,27 @@ impl Planner<'_> {
                         planned.state = PlanState::Hit;
                         self.outputs[index] = Some(Outputs::Artifacts(record.outputs));
                     }
-                    Found::Miss(reasons) => (planned.why, planned.changes) = self.why(instance, &keyed, reasons)?,
+                    Found::Miss(reasons) => {
+                        if let Some(record) = self.offered(stage.cache(), &keyed.key)? {
+                            planned.state = PlanState::HitRemote;
+                            self.outputs[index] = Some(Outputs::Artifacts(record.outputs));
+                        } else {
+                            (planned.why, planned.changes) = self.why(instance, &keyed, reasons)?;
+                        }
+                    }
                 }
             }
         }
         Ok(planned)
+    }
+
+    /// What the remote has of an action; a damaged record counts as none, as in a run.
+    fn offered(&self, cache: CachePolicy, key: &ActionKey) -> Result<Option<ResultRecord>, RemoteError> {
+        let Some(remote) = self.remote.filter(|_| cache == CachePolicy::Always) else { return Ok(None) };
+        match remote.offers(key) {
+            Err(error) if error.is_integrity() => Ok(None),
+            other => other,
+        }
     }
 
     fn why(

@@ -54,6 +54,12 @@ fn params() -> Value {
         "description": "YAML fragments, relative to this file, whose keys are defaults for the ones given here"}}})
 }
 
+fn executor() -> Value {
+    let mut mapping = object(EXECUTOR);
+    mapping["required"] = json!(["slurm"]);
+    json!({"anyOf": [{"enum": super::placement::NAMES.iter().map(|(n, _)| *n).collect::<Vec<_>>()}, mapping]})
+}
+
 fn object(fields: &[Field]) -> Value {
     let properties = fields.iter().map(|f| {
         let mut schema = (f.schema)();
@@ -78,6 +84,7 @@ pub(crate) const WORKFLOW: &[Field] = &[
         "Where results are kept for other machines: `s3://bucket/prefix`, or a mapping.",
         || json!({"anyOf": [{"type": "string", "pattern": "^s3://"}, object(REMOTE)]}),
     ),
+    field("executor", "Where stages run that say nothing else: here, or as jobs of a cluster.", executor),
     field("stages", "The stages by name.", || json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/stage"}})),
 ];
 
@@ -115,6 +122,19 @@ pub(crate) const STAGE: &[Field] = &[
     field("checkpoint", "How often progress is saved inside the stage.", || object(CHECKPOINT)),
     field("lease", "How long machines may be held and what they may cost.", || object(LEASE)),
     field("secrets", "Secrets it needs: the names enter the key, the values never.", names),
+    field("executor", "Where it runs; options given here go before those of the workflow.", executor),
+];
+
+pub(crate) const EXECUTOR: &[Field] =
+    &[field("slurm", "As jobs of a Slurm cluster that shares the store's folder.", || object(SLURM))];
+
+pub(crate) const SLURM: &[Field] = &[
+    field("partition", "The partition.", string),
+    field("account", "The account that is charged.", string),
+    field("qos", "The quality of service.", string),
+    field("constraint", "Features that a node must have.", string),
+    field("time", "Time limit of a job; without one, the stage's timeout and a little more, or the partition's.", duration),
+    field("options", "Further options of sbatch, such as `--gres=gpu:1`.", names),
 ];
 
 pub(crate) const GATHER: &[Field] = &[field("gather", "The `stage.output` collected over its other axes.", string)];

@@ -13,7 +13,9 @@ use sprint_stage_api::{CachePolicy, Effect, ParamProblem, Registry, Stage};
 
 use super::instance::InstanceId;
 use super::matrix::{self, Axis, Place};
-use super::schema::{Checkpoint, Document, Lease, Limits, Reader, Resources, Retry};
+use super::placement::{self, Placement, PlacementDecl};
+use super::reader::Reader;
+use super::schema::{Checkpoint, Document, Lease, Limits, Resources, Retry, StageDecl};
 use super::template::Template;
 use super::validate::{self, Linked};
 use super::yaml::{self, Node, Value};
@@ -92,6 +94,7 @@ pub struct StageDef {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) lease: Option<Lease>,
     pub(crate) secrets: Vec<String>,
+    pub(crate) placement: Placement,
 }
 
 impl StageDef {
@@ -118,6 +121,11 @@ impl StageDef {
     /// How long one attempt may take.
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout
+    }
+
+    /// Where its attempts run.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// When another attempt follows.
@@ -229,6 +237,7 @@ impl Workflow {
         let axes = matrix::axes(&doc.matrix, doc.params.as_ref(), &mut problems);
         check_mutexes(&doc, &mut problems);
         let linked = validate::link(&doc, &axes, registry, &mut problems);
+        placement::check(&doc, &linked, &mut problems);
         let params = Parameters { base: &inputs.base, doc: &doc, axes: &axes, linked: &linked }.normalise(&mut problems);
         let (true, Some(params_of)) = (problems.is_empty(), params) else {
             return Err(Diagnostics::new(sources, problems));
@@ -238,7 +247,7 @@ impl Workflow {
         if !problems.is_empty() {
             return Err(Diagnostics::new(sources, problems));
         }
-        let stages = define_stages(doc.stages, &linked);
+        let stages = define_stages(doc.stages, doc.executor.as_ref(), &linked);
         let resolved = serde_yaml::to_string(&root.to_yaml()).expect("plain values have a YAML form");
         let remote = doc.remote.map(|mut remote| {
             remote.identity = remote.identity.map(|path| inputs.base.join(path));
@@ -457,16 +466,22 @@ impl Expansion<'_> {
     }
 }
 
-fn define_stages(declared: Vec<super::schema::StageDecl>, linked: &Linked) -> Vec<StageDef> {
-    let define = |(index, d): (usize, super::schema::StageDecl)| {
+fn define_stages(declared: Vec<StageDecl>, executor: Option<&PlacementDecl>, linked: &Linked) -> Vec<StageDef> {
+    let define = |(index, d): (usize, StageDecl)| {
         let stage = linked.kinds[index].clone().expect("a sound document has known kinds");
         let spec = stage.spec();
         let never = matches!(spec.effect, Effect::Lease | Effect::FreshRandomness);
         let cache = if never { CachePolicy::Never } else { d.cache.map_or(spec.cache, |c| c.value) };
+        // Machines are taken and given back by the orchestrator's machine, which knows of them.
+        let placement = match spec.effect {
+            Effect::Lease => Placement::Local,
+            _ => Placement::of(d.executor.as_ref(), executor),
+        };
         StageDef {
             name: d.name.value,
             cache,
             stage,
+            placement,
             resources: d.resources.map(|r| r.value).unwrap_or_default(),
             retry: d.retry,
             timeout: d.timeout,

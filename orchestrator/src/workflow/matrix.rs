@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
 
-use super::schema::{AxisDecl, Spanned};
+use super::reader::Spanned;
+use super::schema::AxisDecl;
 use super::template::{Part, Reference, Template};
 use super::yaml::{Node, Value};
 use crate::diagnostic::{Problem, Span, suggest};

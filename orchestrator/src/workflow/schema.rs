@@ -5,19 +5,14 @@ use std::time::Duration;
 use sprint_artifacts::remote::{RemoteSpec, RemoteUrl};
 use sprint_stage_api::{CachePolicy, LeaseTerms};
 
-use super::fields::{self, Field};
-use super::template::{SpannedTemplate, Template, mentions_reference};
+use super::fields;
+use super::placement::PlacementDecl;
+use super::reader::{Reader, Spanned};
+use super::template::{SpannedTemplate, Template};
 use super::units;
 use super::yaml::{Entry, Node, Value};
-use crate::diagnostic::{Problem, Span, suggest};
+use crate::diagnostic::Span;
 use crate::exec::RetryOn;
-
-/// A value with the place it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Spanned<T> {
-    pub(crate) value: T,
-    pub(crate) span: Span,
-}
 
 /// A whole workflow file.
 #[derive(Debug)]
@@ -28,6 +23,7 @@ pub(crate) struct Document {
     pub(crate) matrix: Vec<AxisDecl>,
     pub(crate) limits: Limits,
     pub(crate) remote: Option<RemoteSpec>,
+    pub(crate) executor: Option<PlacementDecl>,
     pub(crate) stages: Vec<StageDecl>,
 }
 
@@ -154,158 +150,10 @@ pub(crate) struct StageDecl {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) lease: Option<Spanned<Lease>>,
     pub(crate) secrets: Vec<Spanned<String>>,
-}
-
-/// Reads nodes and remembers what was wrong.
-#[derive(Debug, Default)]
-pub(crate) struct Reader {
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) executor: Option<PlacementDecl>,
 }
 
 impl Reader {
-    pub(crate) fn problem(&mut self, code: &'static str, span: Span, message: impl Into<String>) -> &mut Problem {
-        self.problems.push(Problem::new(code, span, message));
-        self.problems.last_mut().expect("just pushed")
-    }
-
-    fn mismatch(&mut self, node: &Node, what: &str, wanted: &str) {
-        let message = format!("{what} must be {wanted}, not {}", node.type_name());
-        let problem = self.problem("workflow::type", node.span, message);
-        if let Value::String(text) = &node.value
-            && mentions_reference(text)
-        {
-            problem.help = Some("`${…}` is allowed in scalar params, mutex names and as a matrix axis only".to_owned());
-        }
-    }
-
-    fn map<'n>(&mut self, node: &'n Node, what: &str) -> &'n [Entry] {
-        match &node.value {
-            Value::Map(entries) => entries,
-            Value::Null => &[],
-            _ => {
-                self.mismatch(node, what, "a mapping");
-                &[]
-            }
-        }
-    }
-
-    /// A mapping with known keys only.
-    fn record<'n>(&mut self, node: &'n Node, what: &str, known: &[Field]) -> &'n [Entry] {
-        let entries = self.map(node, what);
-        for e in entries {
-            if !known.iter().any(|f| f.name == e.key) {
-                let help = suggest(&e.key, known.iter().map(|f| f.name));
-                self.problem("workflow::unknown_key", e.key_span, format!("{what} has no key `{}`", e.key)).help = help;
-            }
-        }
-        entries
-    }
-
-    fn string<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
-        match &node.value {
-            Value::String(s) if mentions_reference(s) => {
-                self.problem("workflow::reference", node.span, format!("`${{…}}` is not allowed in {what}")).help =
-                    Some("it is allowed in scalar params, mutex names and as a matrix axis only".to_owned());
-                None
-            }
-            Value::String(s) => Some(s),
-            _ => {
-                self.mismatch(node, what, "a string");
-                None
-            }
-        }
-    }
-
-    fn name(&mut self, node: &Node, what: &str) -> Option<Spanned<String>> {
-        let text = self.string(node, what)?;
-        Some(Spanned { value: text.to_owned(), span: node.span })
-    }
-
-    fn key_name(&mut self, e: &Entry, what: &str) -> Spanned<String> {
-        if !units::is_name(&e.key) {
-            self.problem("workflow::name", e.key_span, format!("`{}` cannot name {what}", e.key)).help =
-                Some("a letter, then letters, digits, `_` or `-`; at most 64 in all".to_owned());
-        }
-        Spanned { value: e.key.clone(), span: e.key_span }
-    }
-
-    /// A list of names; one name alone is a list of one.
-    fn names(&mut self, node: &Node, what: &str) -> Vec<Spanned<String>> {
-        match &node.value {
-            Value::List(items) => items.iter().filter_map(|n| self.name(n, what)).collect(),
-            Value::Null => Vec::new(),
-            Value::String(_) => self.name(node, what).into_iter().collect(),
-            _ => {
-                self.mismatch(node, what, "a list of names");
-                Vec::new()
-            }
-        }
-    }
-
-    fn whole(&mut self, node: &Node, what: &str, min: u64) -> Option<u32> {
-        let number = match &node.value {
-            Value::Number(n) => n.as_u64().filter(|n| *n >= min).and_then(|n| u32::try_from(n).ok()),
-            _ => None,
-        };
-        if number.is_none() {
-            match &node.value {
-                Value::Number(n) => {
-                    self.problem("workflow::range", node.span, format!("{what} must be a whole number from {min} on, not {n}"));
-                }
-                _ => self.mismatch(node, what, "a whole number"),
-            }
-        }
-        number
-    }
-
-    fn dollars(&mut self, node: &Node, what: &str) -> Option<f64> {
-        match &node.value {
-            Value::Number(n) if n.as_f64().is_some_and(|n| n >= 0.0) => n.as_f64(),
-            Value::Number(n) => {
-                self.problem("workflow::range", node.span, format!("{what} must not be negative, but is {n}"));
-                None
-            }
-            _ => {
-                self.mismatch(node, what, "a number of dollars");
-                None
-            }
-        }
-    }
-
-    fn notation<T>(&mut self, node: &Node, what: &str, wanted: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let text = match &node.value {
-            Value::String(s) => s.clone(),
-            Value::Number(n) => n.to_string(),
-            _ => {
-                self.mismatch(node, what, wanted);
-                return None;
-            }
-        };
-        let value = read(&text);
-        if value.is_none() {
-            self.problem("workflow::notation", node.span, format!("{what}: `{text}` is not {wanted}"));
-        }
-        value
-    }
-
-    fn duration(&mut self, node: &Node, what: &str) -> Option<Duration> {
-        self.notation(node, what, "a duration such as `90s`, `10m` or `72h`", units::duration)
-    }
-
-    fn size(&mut self, node: &Node, what: &str) -> Option<u64> {
-        self.notation(node, what, "a size such as `512MiB` or `16GiB`", units::size)
-    }
-
-    fn choice<T: Copy>(&mut self, node: &Node, what: &str, choices: &[(&str, T)]) -> Option<T> {
-        let text = self.string(node, what)?;
-        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, v)| *v);
-        if found.is_none() {
-            let help = suggest(text, choices.iter().map(|(n, _)| *n));
-            self.problem("workflow::choice", node.span, format!("{what} cannot be `{text}`")).help = help;
-        }
-        found
-    }
-
     /// Reads the whole document.
     pub(crate) fn document(&mut self, root: &Node) -> Document {
         let mut doc = Document {
@@ -314,6 +162,7 @@ impl Reader {
             matrix: Vec::new(),
             limits: Limits::default(),
             remote: None,
+            executor: None,
             stages: Vec::new(),
         };
         if matches!(root.value, Value::Null) {
@@ -337,6 +186,7 @@ impl Reader {
                 "matrix" => doc.matrix = self.matrix(&e.value),
                 "limits" => doc.limits = self.limits(&e.value),
                 "remote" => doc.remote = self.remote(&e.value),
+                "executor" => doc.executor = self.placement(&e.value),
                 "stages" => {
                     doc.stages = self.map(&e.value, "stages").iter().map(|s| self.stage(s)).collect();
                 }
@@ -434,6 +284,7 @@ impl Reader {
             checkpoint: Checkpoint { every: None, keep: 2 },
             lease: None,
             secrets: Vec::new(),
+            executor: None,
         };
         let entries = self.record(&entry.value, &what, fields::STAGE);
         for e in entries {
@@ -467,6 +318,7 @@ impl Reader {
             "checkpoint" => stage.checkpoint = self.checkpoint(&e.value),
             "lease" => stage.lease = Some(Spanned { value: self.lease(&e.value), span: e.key_span }),
             "secrets" => stage.secrets = self.names(&e.value, "secrets"),
+            "executor" => stage.executor = self.placement(&e.value),
             _ => {}
         }
     }

@@ -5,6 +5,7 @@ mod local;
 mod plan;
 mod remote;
 mod run;
+mod slurm;
 mod toy;
 mod workflow;
 mod world;

@@ -205,3 +205,28 @@ stages:
         "the result is there; checkpoints are not needed"
     );
 }
+
+#[test]
+fn a_plan_says_what_would_be_pulled_and_what_depends_on_it() {
+    use sprint_orchestrator::{Plan, PlanState};
+    let remote = tempfile::tempdir().unwrap();
+    let here = machine(CHAIN, remote.path());
+    here.run();
+    let longer = format!("{CHAIN}  d: {{kind: upper, inputs: {{in: c.out}}}}\n");
+    let there = machine(&longer, remote.path());
+    let plan = |remote: Option<&Remote>| Plan::with_remote(&there.workflow(), None, remote, &[], "").unwrap();
+    let states = |plan: &Plan| plan.stages.iter().map(|s| s.state).collect::<Vec<_>>();
+    let spec = there.remote.clone().unwrap();
+    let asked = plan(Some(&spec.remote));
+    let pull = PlanState::HitRemote;
+    assert_eq!(states(&asked), [pull, pull, pull, PlanState::Miss], "what is pulled makes the next key known");
+    assert_eq!(serde_json::to_value(pull).unwrap(), "hit_remote");
+    assert_eq!(states(&plan(None)), [PlanState::Miss, PlanState::Blocked, PlanState::Blocked, PlanState::Blocked]);
+    assert!(!there.path("store").exists(), "nothing was pulled for a look");
+    // A result one of whose files is gone from the remote is no result.
+    let folder = Folder(remote.path().to_owned());
+    for name in folder.list("v1/blobs/").unwrap() {
+        folder.remove(&name).unwrap();
+    }
+    assert_eq!(states(&plan(Some(&spec.remote)))[0], PlanState::Miss);
+}

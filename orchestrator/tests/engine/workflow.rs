@@ -128,9 +128,21 @@ stages:
 fn the_schema_names_every_kind_and_every_key() {
     let schema = sprint_orchestrator::workflow_schema(&crate::toy::registry());
     let stage = &schema["$defs"]["stage"];
-    for key in
-        ["kind", "over", "inputs", "params", "needs", "cache", "resources", "retry", "timeout", "mutex", "checkpoint", "lease"]
-    {
+    for key in [
+        "kind",
+        "over",
+        "inputs",
+        "params",
+        "needs",
+        "cache",
+        "resources",
+        "retry",
+        "timeout",
+        "mutex",
+        "checkpoint",
+        "lease",
+        "executor",
+    ] {
         assert!(stage["properties"][key].is_object(), "{key}");
     }
     let kinds = stage["properties"]["kind"].to_string();
@@ -150,4 +162,21 @@ fn leases_that_could_cost_more_than_the_limit_are_refused_before_anything_runs()
     assert!(problems.contains("20 USD together, but limits.max_usd is 19"), "{problems}");
     let problems = workflow("19", "ttl: 3h");
     assert!(problems.contains("stage `parties` may cost anything"), "{problems}");
+}
+
+#[test]
+fn executors_are_checked_before_anything_is_submitted() {
+    let world = World::new(
+        r#"sprint-flow: 1
+executor: {slurm: {partition: "long queue", time: 30s}}
+stages:
+  a: {kind: slow@1, executor: slrum}
+  b: {kind: slow@1, executor: {slurm: {partion: x, options: ["--export=ALL", "-p long", "--gres=gpu:1"]}}}
+  c: {kind: lease@1, executor: slurm}
+  d: {kind: slow@1, executor: {batch: {}}}
+  e: {kind: slow@1, executor: [slurm]}
+  f: {kind: slow@1, executor: {slurm: {options: ["--job-n=x"]}}}
+"#,
+    );
+    insta::assert_snapshot!(world.problems());
 }

@@ -57,6 +57,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         #[cfg(feature = "aws")]
         Command::Doctor(args) => cloud::doctor(&args),
         Command::StageWorker => Ok(worker::stage()),
+        Command::StageJob { folder, job } => worker::job(folder, job),
         Command::MpcRole { role } => return worker::mpc_role(&role),
     };
     code.map(|code| ExitCode::from(code.get()))

@@ -1,9 +1,10 @@
 //! `plan`.
 
 use sprint_artifacts::{Store, StoreError, StoreOptions};
-use sprint_orchestrator::{Plan, PlanError, PlanState};
+use sprint_orchestrator::{ExitCode, Plan, PlanError, PlanState};
 
 use super::artifacts::store_failure;
+use super::remote;
 use super::run::selectors;
 use super::workflow::load;
 use crate::args::PlanArgs;
@@ -20,8 +21,13 @@ pub(super) fn run(args: &PlanArgs) -> Result<Code, Failure> {
         Err(StoreError::NoStore { .. }) => None,
         Err(e) => return Err(store_failure(&e)),
     };
-    let plan = Plan::of(&workflow, store.as_ref(), &only, "").map_err(|e| match e {
+    let remote = remote::open(workflow.remote(), &args.remote)?;
+    let remote = remote.as_ref().map(|r| &*r.remote);
+    let plan = Plan::with_remote(&workflow, store.as_ref(), remote, &only, "").map_err(|e| match e {
         PlanError::Nothing(nothing) => Failure::from_error(Code::USAGE, &nothing),
+        PlanError::Remote(e) if e.is_unavailable() => {
+            Failure::from_error(Code::new(ExitCode::RemoteUnavailable.code()), &e).help("try again when it is reachable")
+        }
         other => Failure::from_error(Code::FAILED, &other),
     })?;
     if args.workflow.json {
@@ -36,6 +42,7 @@ fn show(plan: &Plan) -> Result<(), Failure> {
     let rows = plan.stages.iter().map(|stage| {
         let word = match stage.state {
             PlanState::Hit => "cached",
+            PlanState::HitRemote => "pull",
             PlanState::Miss => "run",
             PlanState::Blocked => "unknown",
         };
@@ -43,9 +50,17 @@ fn show(plan: &Plan) -> Result<(), Failure> {
     });
     out::line(grid(&["", "stage", "why"], &rows.collect::<Vec<_>>()))?;
     let [run, unknown, cached] = [PlanState::Miss, PlanState::Blocked, PlanState::Hit].map(|s| plan.count(s));
-    out::line(format_args!("\n{run} to run, {unknown} that may have to run, {cached} cached"))?;
-    let spends: Vec<_> =
-        plan.stages.iter().filter(|s| s.spends_privacy && s.state != PlanState::Hit).map(|s| s.id.to_string()).collect();
+    let pulled = match plan.count(PlanState::HitRemote) {
+        0 => String::new(),
+        n => format!(", {n} to pull from the remote"),
+    };
+    out::line(format_args!("\n{run} to run, {unknown} that may have to run, {cached} cached{pulled}"))?;
+    let spends: Vec<_> = plan
+        .stages
+        .iter()
+        .filter(|s| s.spends_privacy && !matches!(s.state, PlanState::Hit | PlanState::HitRemote))
+        .map(|s| s.id.to_string())
+        .collect();
     if !spends.is_empty() {
         out::line(format_args!("spends privacy budget: {}", spends.join(", ")))?;
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use sprint_artifacts::{RunId, Store, StoreOptions};
 use sprint_orchestrator::{
-    Engine, Interrupt, KeptLease, LocalExecutor, RunError, RunOptions, RunRemote, RunReport, Selector, Workflow, resumable,
+    Engine, Interrupt, KeptLease, LocalExecutor, PlacedExecutor, RunError, RunOptions, RunRemote, RunReport, Selector,
+    SlurmExecutor, Workflow, resumable,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -100,7 +101,10 @@ impl Job {
     pub(super) fn drive(self, mut see: impl FnMut(&sprint_orchestrator::RunEvent)) -> Result<RunReport, Failure> {
         let system = |e: std::io::Error| Failure::new(Code::FAILED, format!("the operating system refused: {e}"));
         let program = context::this_program().map_err(system)?;
-        let executor = Arc::new(LocalExecutor::new(program, vec!["stage-worker".into()]));
+        let root = std::path::absolute(self.store.root()).map_err(system)?;
+        let local = Arc::new(LocalExecutor::new(program, vec!["stage-worker".into()]));
+        let slurm = Arc::new(SlurmExecutor::new(root, context::slurm().map_err(system)?));
+        let executor = Arc::new(PlacedExecutor::new(local).with("slurm", slurm));
         let engine = Engine::new(self.store, executor, context::host()).with_remote(self.remote);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
         let result = runtime.block_on(async {
