@@ -28,6 +28,15 @@ ended() { # the last line of a run: succeeded, and nothing left
 echo "== fleet: netns"
 "$flow" run workflows/lan-wan.yaml --store "$work/store" "${narrow[@]}" --set fleet=netns --json > "$work/netns.json"
 ended < "$work/netns.json"
+python3 - "$work/netns.json" <<'P'
+import json, sys
+end = json.loads(open(sys.argv[1]).read().splitlines()[-1])
+for row in json.load(open(end["outputs"]["metrics.table"]["path"]))["rows"]:
+    link = row["mpc_cost"]["link"]
+    # A busy machine makes a link slower than its shape, never faster.
+    assert row["axes"]["net"] != "lan" or link["rtt_ms"] >= 1 and 0 < link["mbit"] < 1050, row
+    print(f'   {row["axes"]["net"]}: {link["rtt_ms"]:.2f} ms, {link["mbit"]:.0f} Mbit/s as measured')
+P
 left="$(ip netns list | grep -c '^sf[0-9a-f]\{8\}-' || true)"
 [ "$left" = 0 ] || { echo "FAILED: $left namespaces are left"; exit 1; }
 
