@@ -20,7 +20,9 @@ fi
 work="$(mktemp -d)"
 host="$(hostname -s)"
 end() { [ -f "$1" ] && kill "$(cat "$1")" 2> /dev/null || true; }
+run=
 cleanup() {
+    [ -z "$run" ] || kill "$run" 2> /dev/null || true
     scancel --me 2> /dev/null || true
     sleep 1
     end "$work/slurmd.pid"; end "$work/slurmctld.pid"; sleep 1; end "$work/munge/pid"
