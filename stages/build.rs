@@ -31,6 +31,7 @@ const COST: &str = "stages/src/cost.rs";
 const STORED_MODEL: &str = "stages/src/model.rs";
 const FLEET: &str = "stages/src/fleet";
 const SHARE: &str = "stages/src/share.rs";
+const CALIBRATE: &str = "stages/src/calibrate";
 
 const KINDS: &[Kind] = &[
     Kind { name: "DOWNLOAD", sources: &["stages/src/download"], packages: &["reqwest", "sha2", "blake3"] },
@@ -44,7 +45,16 @@ const KINDS: &[Kind] = &[
         sources: &["stages/src/finetune", DATASET, GLUE, STORED_MODEL, PRIVACY, MODEL, DP, TRAIN],
         packages: &["sprint-train"],
     },
-    Kind { name: "SHARE", sources: &[SHARE, STORED_MODEL, MODEL, KERNEL, MPC_CORE, MPC], packages: &["sprint-mpc"] },
+    Kind {
+        name: "CALIBRATE",
+        sources: &[CALIBRATE, DATASET, GLUE, STORED_MODEL, MODEL, CLEAR],
+        packages: &["sprint-clear", "sprint-model"],
+    },
+    Kind {
+        name: "SHARE",
+        sources: &[SHARE, CALIBRATE, STORED_MODEL, MODEL, CLEAR, KERNEL, MPC_CORE, MPC],
+        packages: &["sprint-clear", "sprint-mpc"],
+    },
     Kind { name: "PROVISION", sources: &["stages/src/provision.rs", FLEET], packages: &[] },
     Kind {
         name: "INFER_CLEAR",

@@ -15,10 +15,13 @@ use crate::errors::{Put, store_error};
 pub(crate) struct MpcCost {
     /// The version of this structure.
     pub(crate) version: u32,
-    /// The gates' mode: `exact`.
+    /// The gates' mode: `exact` or `calibrated`.
     pub(crate) mode: String,
     /// Messages classified.
     pub(crate) messages: u64,
+    /// Messages refused because a value left a calibrated range.
+    #[serde(default)]
+    pub(crate) refused: u64,
     /// Inferences: batches of messages of one padded length.
     pub(crate) inferences: u64,
     /// Rounds of one inference, the most of any.
@@ -57,6 +60,7 @@ impl MpcCost {
         serde_json::json!({
             "mode": self.mode,
             "messages": self.messages,
+            "refused": self.refused,
             "inferences": self.inferences,
             "rounds": self.rounds,
             "online_bytes_sent": each(self.online_bytes_sent),

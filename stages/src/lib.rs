@@ -3,6 +3,7 @@
 //! Every kind has a module of its own with its parameters, ports and effect; [`registry`] is the only thing a binary needs, and
 //! [`mpc_role`] what its hidden command `mpc-role` calls.
 
+mod calibrate;
 mod cost;
 mod dataset;
 mod deployed;
@@ -25,6 +26,7 @@ mod share;
 mod testing;
 mod tokenize;
 
+pub use calibrate::{CalibratedOn, ModelRanges, model_name, random_texts};
 pub use deployed::DeployedModel;
 pub use fleet::{CloudFleet, CloudImage, CloudMachine, CloudRequest};
 pub use infer_mpc::{InferenceJob, InferencePlan, RoleProgram};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sprint_artifacts::{ArtifactId, Manifest, Secrecy, Store};
 use sprint_model::checkpoint::{params_from_safetensors, params_to_safetensors};
 use sprint_model::{Checkpoint, ModelSpec, ParamPath, TensorData, Tuning};
-use sprint_stage_api::{ErrorClass, StageContext, StageError};
+use sprint_stage_api::{ErrorClass, Foreseen, StageContext, StageError};
 
 use crate::errors::{Put, stamped, store_error, with_causes};
 
@@ -61,6 +61,26 @@ pub(crate) fn pretrained(ctx: &StageContext<'_>, port: &str) -> Result<Pretraine
         Checkpoint::from_safetensors("model.safetensors", &weights, spec).map_err(|e| fault("model.safetensors", &e))?;
     let tokenizer = manifest.file(TOKENIZER).is_some().then(|| read(TOKENIZER)).transpose()?;
     Ok(Pretrained { checkpoint, weights, tokenizer })
+}
+
+/// What is known of a model before it is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelFacts {
+    pub(crate) spec: ModelSpec,
+    pub(crate) tuning: Tuning,
+}
+
+/// The facts of a model that is there, or foreseen.
+pub(crate) fn facts(store: &Store, foreseen: &Foreseen) -> Option<ModelFacts> {
+    match foreseen {
+        Foreseen::Facts(facts) => serde_json::from_value(facts.clone()).ok(),
+        Foreseen::Artifact(id) => {
+            let json = store.read_file(&store.read_artifact(id).ok()?, META).ok()?;
+            let ModelMeta { spec, tuning, .. } = serde_json::from_slice(&json).ok()?;
+            Some(ModelFacts { spec, tuning })
+        }
+    }
 }
 
 /// Stores a model.

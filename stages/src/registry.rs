@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sprint_mpc::{Role, gate_role_main};
 use sprint_stage_api::{Registry, Stage};
 
+use crate::calibrate::Calibrate;
 use crate::download::Download;
 use crate::finetune::Finetune;
 use crate::infer_clear::InferClear;
@@ -24,10 +25,11 @@ pub fn registry() -> Registry {
 
 /// Every kind, with MPC roles started as `program` says, and machines of a cloud from `cloud`.
 pub fn registry_with(program: RoleProgram, cloud: Option<Arc<dyn CloudFleet>>) -> Registry {
-    let kinds: [Arc<dyn Stage>; 8] = [
+    let kinds: [Arc<dyn Stage>; 9] = [
         Arc::new(Download::new()),
         Arc::new(Tokenize::new()),
         Arc::new(Finetune::new()),
+        Arc::new(Calibrate::new()),
         Arc::new(Share::new()),
         Arc::new(Provision::new(cloud)),
         Arc::new(InferClear::new()),
@@ -56,7 +58,7 @@ mod tests {
     fn every_kind_declares_a_digest_of_its_own_code_and_a_schema() {
         let registry = registry();
         let digests: BTreeSet<_> = registry.iter().map(|s| s.spec().code_digest).collect();
-        assert_eq!((registry.iter().count(), digests.len()), (8, 8));
+        assert_eq!((registry.iter().count(), digests.len()), (9, 9));
         for stage in registry.iter() {
             let spec = stage.spec();
             assert!(spec.code_digest.starts_with("b3:") && spec.code_digest.len() == 67, "{}", spec.kind);

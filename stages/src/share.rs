@@ -9,15 +9,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sprint_artifacts::{ArtifactId, Manifest, Secrecy, Store};
 use sprint_model::checkpoint::{params_from_safetensors, params_to_safetensors};
-use sprint_model::{Checkpoint, ModelSpec, Part, WeightPolicy};
+use sprint_model::{Calibration, Checkpoint, ModelSpec, Part, Tuning, WeightPolicy};
 use sprint_mpc::{Digest, SharedModel};
 use sprint_mpc_core::Mode;
 use sprint_stage_api::{
-    CachePolicy, Effect, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageOutputs, StageSpec,
+    CachePolicy, Effect, Forecast, Foreseen, ForeseenInputs, InputPort, OutputPort, ParamProblem, Stage, StageContext,
+    StageError, StageOutputs, StageSpec,
 };
 
+use crate::calibrate::{FILE as RANGES_FILE, ModelRanges};
 use crate::errors::{store_error, with_causes};
-use crate::model;
+use crate::model::{self, ModelFacts};
 use crate::params::{self, Params};
 
 /// The parties' public file, and the client's.
@@ -35,6 +37,19 @@ pub(crate) struct ShareParams {
     /// Which weights the parties must not see.
     #[serde(default)]
     weights: Weights,
+    /// Which gates the shares are for: `calibrated` if `inputs.ranges` is connected and nothing is said, else `exact`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<Gates>,
+}
+
+/// Gates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Gates {
+    /// Every function to the precision of the ring.
+    Exact,
+    /// Functions on public ranges, which `inputs.ranges` has; what leaves them is refused.
+    Calibrated,
 }
 
 /// Which weights the parties must not see.
@@ -46,6 +61,15 @@ enum Weights {
     Trained,
     /// Everything after the embeddings.
     All,
+}
+
+impl Weights {
+    fn policy(self, tuning: Tuning) -> WeightPolicy {
+        match self {
+            Self::Trained => WeightPolicy::for_tuning(tuning),
+            Self::All => WeightPolicy::AllPrivate,
+        }
+    }
 }
 
 impl Params for ShareParams {}
@@ -61,10 +85,51 @@ pub(crate) struct SharedMeta {
     pub(crate) policy: WeightPolicy,
     /// Which gates the shares are for.
     pub(crate) mode: Mode,
+    /// The public ranges that mode `calibrated` relies on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) calibration: Option<Calibration>,
     /// Names this sharing; the parties' handshake compares it.
     pub(crate) digest: Digest,
     /// The task.
     pub(crate) task: String,
+}
+
+/// What decides a shared model's programs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SharedFacts {
+    pub(crate) spec: ModelSpec,
+    pub(crate) policy: WeightPolicy,
+    pub(crate) mode: Mode,
+    pub(crate) calibration: Option<Calibration>,
+}
+
+/// The facts of a shared model that is there, or foreseen.
+pub(crate) fn facts(store: &Store, foreseen: &Foreseen) -> Option<SharedFacts> {
+    match foreseen {
+        Foreseen::Facts(facts) => serde_json::from_value(facts.clone()).ok(),
+        Foreseen::Artifact(id) => {
+            let json = store.read_file(&store.read_artifact(id).ok()?, META_FILE).ok()?;
+            let SharedMeta { spec, policy, mode, calibration, .. } = serde_json::from_slice(&json).ok()?;
+            Some(SharedFacts { spec, policy, mode, calibration })
+        }
+    }
+}
+
+/// What sharing would give: the shape comes from the model, which need not be there yet, ranges must be.
+fn foresee(store: &Store, params: &Value, inputs: &ForeseenInputs) -> Option<SharedFacts> {
+    let params: ShareParams = serde_json::from_value(params.clone()).ok()?;
+    let ModelFacts { spec, tuning } = model::facts(store, inputs.get("model")?)?;
+    let calibration = match (params.mode, inputs.get("ranges")) {
+        (Some(Gates::Exact), _) | (None, None) => None,
+        (_, Some(Foreseen::Artifact(id))) => {
+            let json = store.read_file(&store.read_artifact(id).ok()?, RANGES_FILE).ok()?;
+            Some(ModelRanges::from_json(&json).ok()?.calibration().clone())
+        }
+        _ => return None,
+    };
+    let mode = if calibration.is_some() { Mode::Calibrated } else { Mode::Exact };
+    Some(SharedFacts { spec, policy: params.weights.policy(tuning), mode, calibration })
 }
 
 /// The stage.
@@ -79,7 +144,10 @@ impl Share {
             kind: "share",
             version: 1,
             about: "Splits a fine-tuned model into a public part and one secret share for each party.",
-            inputs: vec![InputPort { name: "model", artifact: "model", optional: false, gather: false }],
+            inputs: vec![
+                InputPort { name: "model", artifact: "model", optional: false, gather: false },
+                InputPort { name: "ranges", artifact: "calibration", optional: true, gather: false },
+            ],
             outputs: vec![
                 output("public", "shared-model", Secrecy::Public),
                 output("share0", "share-0", Secrecy::Party(0)),
@@ -103,17 +171,28 @@ impl Stage for Share {
         params::normalise::<ShareParams>(params)
     }
 
+    fn forecast(&self, store: &Store, params: &Value, inputs: &ForeseenInputs) -> Forecast {
+        let facts = foresee(store, params, inputs).map(|facts| ("public".to_owned(), serde_json::json!(facts)));
+        Forecast { outputs: facts.into_iter().collect(), cost: None }
+    }
+
     fn run(&self, ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
         let params: ShareParams = ctx.params_as()?;
         let (meta, checkpoint) = model::load(ctx.store(), &ctx.input("model")?.id)?;
-        let policy = match params.weights {
-            Weights::Trained => WeightPolicy::for_tuning(meta.tuning),
-            Weights::All => WeightPolicy::AllPrivate,
-        };
-        let mode = Mode::Exact;
+        let policy = params.weights.policy(meta.tuning);
+        let ranges = ranges(ctx, &params, &checkpoint)?;
+        let mode = if ranges.is_some() { Mode::Calibrated } else { Mode::Exact };
         let failed = |e: &dyn std::error::Error| StageError::permanent(format!("sharing the model: {}", with_causes(e)));
-        let shared = SharedModel::split(&checkpoint, policy, mode, None).map_err(|e| failed(&e))?;
-        let about = SharedMeta { version: VERSION, spec: meta.spec, policy, mode, digest: shared.digest, task: meta.task };
+        let shared = SharedModel::split(&checkpoint, policy, mode, ranges.as_ref()).map_err(|e| failed(&e))?;
+        let about = SharedMeta {
+            version: VERSION,
+            spec: meta.spec,
+            policy,
+            mode,
+            calibration: ranges,
+            digest: shared.digest,
+            task: meta.task,
+        };
         let public = Manifest::builder("shared-model@1", Secrecy::Public)
             .bytes(META_FILE, serde_json::to_vec_pretty(&about).map_err(|e| failed(&e))?)
             .bytes(EMBEDDINGS_FILE, embeddings(&checkpoint).map_err(|e| failed(&e))?)
@@ -124,9 +203,27 @@ impl Stage for Share {
             let kind = format!("share-{party}@1");
             outputs = outputs.with(port, put(Manifest::builder(kind, Secrecy::Party(party)).bytes(SHARE_FILE, share.to_vec()))?);
         }
-        ctx.log(format!("shared as {}", about.digest));
+        ctx.log(format!("shared as {} for gates of mode {mode}", about.digest));
         Ok(outputs)
     }
+}
+
+/// The ranges that are shared with the model, if its gates rely on any.
+fn ranges(ctx: &StageContext<'_>, params: &ShareParams, checkpoint: &Checkpoint) -> Result<Option<Calibration>, StageError> {
+    let input = match (params.mode, ctx.optional_input("ranges")) {
+        (Some(Gates::Exact), _) | (None, None) => return Ok(None),
+        (_, Some(input)) => input,
+        (Some(Gates::Calibrated), None) => {
+            return Err(
+                StageError::permanent("mode `calibrated` needs inputs.ranges").help("a stage of kind `calibrate` makes them")
+            );
+        }
+    };
+    let manifest = ctx.store().read_artifact(&input.id).map_err(store_error)?;
+    let found = ModelRanges::from_json(&ctx.store().read_file(&manifest, RANGES_FILE).map_err(store_error)?)?;
+    found.check(checkpoint).map_err(|e| StageError { message: format!("inputs.ranges: {}", e.message), ..e })?;
+    ctx.log(format!("published ranges were measured on {}", found.on()));
+    Ok(Some(found.calibration().clone()))
 }
 
 /// The tables that the client looks its tokens up in.

@@ -70,27 +70,77 @@ impl ClientInput {
     }
 }
 
-/// Logits `[batch][outputs]` from the two parties' output shares.
+/// Logits `[batch][outputs]` from the two parties' output shares; refused whole if one example of the batch is.
 pub fn decode_logits(program: &Program, shares: [&[u8]; 2]) -> Result<Vec<Vec<f32>>, MachineError> {
+    all(decode_answers(program, shares)?)
+}
+
+/// Logits of each example, or none for an example that raised an alarm. Examples of a batch never meet, so an alarm of one says nothing of
+/// the others.
+pub fn decode_answers(program: &Program, shares: [&[u8]; 2]) -> Result<Vec<Option<Vec<f32>>>, MachineError> {
     let expected = program.output_len();
     if let Some(bad) = shares.iter().find(|s| s.len() != expected) {
         return Err(MachineError::Input(format!("output share of {} bytes where the program has {expected}", bad.len())));
     }
     let word = |c: &[u8]| u64::from_le_bytes(c.try_into().expect("chunks of 8"));
     let sums = shares[0].chunks_exact(8).zip(shares[1].chunks_exact(8)).map(|(a, b)| word(a).wrapping_add(word(b)));
-    logits(program, &sums.collect::<Vec<_>>())
+    Ok(answers(program, &sums.collect::<Vec<_>>()))
 }
 
 /// Logits from reconstructed output words, unless an alarm among them is not 0.
 pub(crate) fn logits(program: &Program, words: &[u64]) -> Result<Vec<Vec<f32>>, MachineError> {
-    let (words, alarms) = words.split_at(program.batch() * program.outputs());
-    if let Some(at) = alarms.iter().position(|w| *w != 0) {
-        // The window words of all examples come first, then the lift words of each.
-        let batch = program.batch();
-        let example = if at < batch { at } else { (at - batch) / crate::program::Op::LIFT_LANES };
-        return Err(MachineError::OutOfRange { example });
-    }
+    all(answers(program, words))
+}
+
+fn all(answers: Vec<Option<Vec<f32>>>) -> Result<Vec<Vec<f32>>, MachineError> {
+    answers.into_iter().enumerate().map(|(example, a)| a.ok_or(MachineError::OutOfRange { example })).collect()
+}
+
+fn answers(program: &Program, words: &[u64]) -> Vec<Option<Vec<f32>>> {
+    let batch = program.batch();
+    let (words, alarms) = words.split_at(batch * program.outputs());
+    // The window words of all examples come first, then the lift words of each.
+    let of = |at: usize| if at < batch { at } else { (at - batch) / crate::program::Op::LIFT_LANES };
+    let mut raised = vec![false; batch];
+    alarms.iter().enumerate().filter(|(_, w)| **w != 0).for_each(|(at, _)| raised[of(at)] = true);
     let scale = f64::from(program.output_bits).exp2();
     let value = |w: &u64| (crate::exec::local::sign_extend(*w, program.output_ring) as f64 / scale) as f32;
-    Ok(words.chunks_exact(program.outputs()).map(|row| row.iter().map(value).collect()).collect())
+    let rows = words.chunks_exact(program.outputs()).zip(raised);
+    rows.map(|(row, raised)| (!raised).then(|| row.iter().map(value).collect())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sprint_model::{Calibration, HeadSpec, LayerRanges, ModelSpec, Pooling, Range, ScoreRange, WeightPolicy};
+
+    use super::*;
+    use crate::program::Op;
+    use crate::{Mode, Options, compile};
+
+    #[test]
+    fn an_alarm_refuses_its_own_example_and_no_other() {
+        let mut spec = ModelSpec::bert_tiny();
+        spec.head = Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 });
+        let head = ScoreRange { scores: Range { low: -2.0, high: 2.0 }, log_sums: Range { low: 1.0, high: 5.0 } };
+        let layer = LayerRanges { heads: vec![head; spec.heads], activation: Range { low: -4.0, high: 4.0 } };
+        let ranges = Calibration::new(&spec, 1, vec![layer; spec.layers]).expect("ranges");
+        let policy = WeightPolicy::PublicBase { public_a: true };
+        let options = Options::new(Mode::Calibrated, policy, 3, 8).with_calibration(Some(ranges));
+        let program = compile(&spec, &options).expect("compiles");
+        let words = program.output_len() / 8;
+        let logits = 3 * program.outputs();
+        assert_eq!(words, logits + 3 + 3 * Op::LIFT_LANES, "window words, then lift words of each example");
+        for (at, example) in [(logits + 1, 1), (logits + 3, 0), (logits + 3 + 3 * Op::LIFT_LANES - 1, 2)] {
+            let mut output = vec![0; words];
+            output[at] = 1 << 40;
+            let refused: Vec<bool> = answers(&program, &output).iter().map(Option::is_none).collect();
+            assert_eq!(refused, [0, 1, 2].map(|i| i == example), "word {at}");
+            assert_eq!(logits_error(&program, &output), MachineError::OutOfRange { example });
+        }
+        assert!(answers(&program, &vec![0; words]).iter().all(Option::is_some));
+    }
+
+    fn logits_error(program: &Program, words: &[u64]) -> MachineError {
+        logits(program, words).expect_err("an alarm")
+    }
 }

@@ -13,7 +13,7 @@ mod program;
 mod runner;
 mod weights;
 
-pub use client::{ClientInput, decode_logits, encode_inputs};
+pub use client::{ClientInput, decode_answers, decode_logits, encode_inputs};
 pub use compile::{CompileError, Mode, Options, Output, compile};
 pub use exec::{Dealer, Inputs, OpenedWeights, Party, SimulateError, WeightMasks, WeightOpening, simulate};
 pub use machine::{Advance, DealerChunk, DealerMachine, MachineError, MaterialSource, PartyId, PartyMachine};

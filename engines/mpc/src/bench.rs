@@ -173,6 +173,7 @@ pub fn bench_mpc(options: &BenchOptions<'_>, input: &BenchInput<'_>) -> Result<B
         dealer_link: LinkShape::LOOPBACK,
         limits: options.limits,
         plan: Vec::new(),
+        standing: None,
         material: None,
     })?;
     let warm_up = usize::from(options.runs > 1);

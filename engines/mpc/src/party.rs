@@ -68,6 +68,8 @@ pub(crate) struct PartyOptions {
     pub(crate) spool: PathBuf,
     /// Programs of the requests that will come, where the client has said so; material for them is ordered ahead.
     pub(crate) plan: Vec<u32>,
+    /// The program that is ordered ahead once the plan is at its end.
+    pub(crate) standing: Option<u32>,
     /// How many inferences are ordered ahead.
     pub(crate) lookahead: usize,
     /// The longest that making the material of one inference may take.
@@ -87,6 +89,8 @@ pub(crate) struct Party {
     client: Link,
     orders: Orders,
     stock: Arc<Stock>,
+    /// Reads into the stock.
+    reader: Option<thread::JoinHandle<()>>,
     /// Files made ahead, if material comes from there.
     shelf: Option<Arc<Shelf>>,
     served: u64,
@@ -144,7 +148,7 @@ impl Party {
         let (sender, wants) = channel();
         let intake = Intake { net: net.clone(), me, session: binding.session, workload: workload.clone(), stock: stock.clone() };
         let spawned = thread::Builder::new().name("intake".into()).spawn(move || intake.run(supplier, wants));
-        spawned.map_err(|e| RoleError::System(e.to_string()))?;
+        let reader = Some(spawned.map_err(|e| RoleError::System(e.to_string()))?);
         let planned = options.plan.iter().copied().collect();
         let orders = Orders { writer, intake: Some(sender), shelf: shelf.clone(), open: VecDeque::new(), next: start, planned };
         let account = PartyAccount { session_bytes_sent: peer.traffic().wire_sent, ..PartyAccount::default() };
@@ -160,6 +164,7 @@ impl Party {
             client,
             orders,
             stock,
+            reader,
             shelf,
             served: 0,
             account,
@@ -194,8 +199,10 @@ impl Party {
     }
 
     fn close(&mut self) {
-        let Self { net, orders, peer, client, .. } = self;
+        let Self { net, orders, peer, client, reader, .. } = self;
         orders.intake = None;
+        // Until all that was ordered is made: the dealer cannot be told to stop in the middle.
+        let _ = reader.take().map(thread::JoinHandle::join);
         net.block_on(async {
             if let Some(writer) = &mut orders.writer {
                 let _ = writer.send(Kind::End, &[], What::End).await;
@@ -314,7 +321,7 @@ impl Party {
     /// Orders what the plan says, as far ahead as allowed.
     fn order_ahead(&mut self) -> Result<(), RoleError> {
         while self.orders.open.len() < self.options.lookahead.max(1) {
-            let Some(program) = self.orders.planned.pop_front() else { break };
+            let Some(program) = self.orders.planned.pop_front().or(self.options.standing) else { break };
             self.orders.place(&self.net, program)?;
         }
         Ok(())

@@ -53,10 +53,15 @@ pub struct PredictedShare {
 impl GateSetup {
     /// What one inference with program number `program` costs over `link`.
     pub fn predict(&self, program: usize, link: LinkShape) -> Result<Prediction, GateError> {
-        let compiled = self.compile()?;
         let missing = || sprint_mpc_core::MachineError::Input(format!("program {program} does not exist"));
-        let (shape, source) = compiled.shapes.get(program).zip(compiled.programs.get(program)).ok_or_else(missing)?;
-        Ok(predict(shape, source, link))
+        Ok(self.predict_all(link)?.into_iter().nth(program).ok_or_else(missing)?)
+    }
+
+    /// The same for each program.
+    pub fn predict_all(&self, link: LinkShape) -> Result<Vec<Prediction>, GateError> {
+        let compiled = self.compile()?;
+        let each = compiled.shapes.iter().zip(&compiled.programs);
+        Ok(each.map(|(shape, source)| predict(shape, source, link)).collect())
     }
 }
 

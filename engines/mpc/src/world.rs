@@ -72,6 +72,7 @@ fn run_at(dir: &Path, fault: Fault, requests: u64) -> Ends {
                 stock: StockLimits { memory: 1 << 10, disk: 1 << 20 },
                 spool: dir,
                 plan: vec![0],
+                standing: None,
                 lookahead: 2,
                 offline_limit: STALL,
             };

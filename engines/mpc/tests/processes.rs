@@ -35,7 +35,12 @@ const TESTS: &[(&str, fn())] = &[
     ("no_index_is_used_twice_through_two_hundred_kills", no_index_is_used_twice_through_two_hundred_kills),
     ("a_real_model_answers_batches_of_two_sizes", gates::a_real_model_answers_batches_of_two_sizes),
     ("a_real_model_answers_from_material_made_ahead", gates::a_real_model_answers_from_material_made_ahead),
+    (
+        "a_standing_order_serves_any_number_and_ends_in_good_order",
+        gates::a_standing_order_serves_any_number_and_ends_in_good_order,
+    ),
     ("shares_of_two_sharings_do_not_pass_for_a_pair", gates::shares_of_two_sharings_do_not_pass_for_a_pair),
+    ("shares_do_not_serve_the_gates_of_another_mode", gates::shares_do_not_serve_the_gates_of_another_mode),
     ("the_benchmark_reports_what_its_session_measured", gates::the_benchmark_reports_what_its_session_measured),
     (
         "a_restart_with_a_rolled_back_ledger_skips_to_the_peers_watermark",
@@ -92,6 +97,7 @@ fn options(dir: &Path, toys: [Toy; 3]) -> FleetOptions {
         dealer_link: LinkShape::LOOPBACK,
         limits: limits(),
         plan: Vec::new(),
+        standing: None,
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Privacy(PrivacyCommand),
     /// Classify texts with a fine-tuned model under MPC, by three processes on this machine.
     Infer(InferArgs),
+    /// Measure, in the clear, the public ranges that mode `calibrated` relies on.
+    Calibrate(CalibrateArgs),
     /// Make one-time material ahead of time.
     #[command(subcommand)]
     Dealer(DealerCommand),
@@ -492,6 +494,9 @@ pub(crate) struct ServedArgs {
     /// The gates.
     #[arg(long, value_enum, default_value = "exact")]
     pub(crate) mode: GateMode,
+    /// The ranges of `--mode calibrated`: what `calibrate` wrote, or the digest of what the stage `calibrate` made.
+    #[arg(long, value_name = "FILE|DIGEST")]
+    pub(crate) calibration: Option<String>,
     /// Texts in one inference.
     #[arg(long, default_value = "1", value_name = "N")]
     pub(crate) batch: NonZeroUsize,
@@ -510,10 +515,10 @@ pub(crate) struct InferArgs {
     /// The model.
     #[command(flatten)]
     pub(crate) served: ServedArgs,
-    /// A text; may be given several times.
+    /// A text; may be given several times. `-` reads one a line from standard input and answers each in turn, in one session.
     #[arg(long, value_name = "TEXT")]
     pub(crate) text: Vec<String>,
-    /// Lines of {"text": …, "pair": null|…}.
+    /// Lines of {"text": …, "pair": null|…}; `-` reads them from standard input and answers each in turn, in one session.
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) input: Option<PathBuf>,
     /// The `tokenizer.json` of the model, if its artifact has none.
@@ -522,15 +527,63 @@ pub(crate) struct InferArgs {
     /// Tokens kept of each text, special tokens included.
     #[arg(long, default_value = "128", value_name = "N")]
     pub(crate) max_length: NonZeroUsize,
-    /// Lengths are padded to multiples of this; a smaller one costs less, and tells the parties more about lengths.
-    #[arg(long, default_value = "16", value_name = "N")]
-    pub(crate) length_multiple: NonZeroUsize,
+    /// Lengths are padded to multiples of this; a smaller one costs less, and tells the parties more about lengths. 16 unless given; of standard
+    /// input, every text is padded to --max-length unless this is given.
+    #[arg(long, value_name = "N")]
+    pub(crate) length_multiple: Option<NonZeroUsize>,
     /// The link between the parties.
     #[arg(long, value_enum, default_value = "loopback")]
     pub(crate) net: LinkName,
     /// A folder that `dealer precompute` made; its batch and length are used, and there is no dealer.
     #[arg(long, value_name = "DIR")]
     pub(crate) material: Option<PathBuf>,
+}
+
+/// `calibrate`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CalibrateArgs {
+    /// A fine-tuned model: its artifact's digest, or a folder that `artifacts get` made of it.
+    #[arg(long, value_name = "DIGEST|DIR")]
+    pub(crate) model: String,
+    /// Texts to measure, lines of {"text": …, "pair": null|…}; random tokens of the vocabulary without it.
+    #[arg(long, value_name = "FILE.jsonl", requires = "data")]
+    pub(crate) input: Option<PathBuf>,
+    /// Whose the texts are: ranges are published.
+    #[arg(long, value_enum, requires = "input")]
+    pub(crate) data: Option<Ownership>,
+    /// The `tokenizer.json` of the model, if its artifact has none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// The most tokens of a text, in deployment too.
+    #[arg(long, default_value = "128", value_name = "N")]
+    pub(crate) max_length: NonZeroUsize,
+    /// How many random texts.
+    #[arg(long, default_value = "64", value_name = "N")]
+    pub(crate) examples: NonZeroUsize,
+    /// How much wider than what was seen every range is made on either side, as a fraction of its width.
+    #[arg(long, default_value = "0.2", value_name = "X")]
+    pub(crate) margin: f64,
+    /// Which random texts.
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub(crate) seed: u64,
+    /// The file to write; it is public.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) out: PathBuf,
+    /// The store of the model's artifact.
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Print JSON for machines.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Whose texts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ownership {
+    /// Anybody may know them.
+    Public,
+    /// Somebody's: their extremes are released, without a privacy guarantee.
+    Private,
 }
 
 /// `dealer`.

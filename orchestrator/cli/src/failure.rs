@@ -12,6 +12,7 @@ impl Code {
     pub(crate) const FAILED: Self = Self(1);
     pub(crate) const USAGE: Self = Self(2);
     pub(crate) const PLAN_FOUND_WORK: Self = Self(3);
+    pub(crate) const PARTIAL: Self = Self(4);
     pub(crate) const LOCKED: Self = Self(5);
     pub(crate) const INTEGRITY: Self = Self(6);
     pub(crate) const REFUSED: Self = Self(7);

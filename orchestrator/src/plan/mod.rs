@@ -4,11 +4,11 @@ mod explain;
 mod key;
 mod resolve;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sprint_artifacts::{ActionKey, Check, RecordError, Remote, RemoteError, ResultRecord, Store};
-use sprint_stage_api::{CachePolicy, Effect};
+use sprint_stage_api::{CachePolicy, Effect, Foreseen, ForeseenInputs};
 
 pub(crate) use explain::reasons;
 pub use explain::{Change, History};
@@ -50,6 +50,8 @@ pub struct PlannedStage {
     pub changes: Vec<Change>,
     /// Whether running it spends privacy budget.
     pub spends_privacy: bool,
+    /// What running it would cost, in the stage's own words, if it foresees that.
+    pub cost: Option<serde_json::Value>,
 }
 
 /// What a run would do, in the order of the workflow's instances.
@@ -101,9 +103,11 @@ impl Plan {
         salt: &str,
     ) -> Result<Self, PlanError> {
         let selected = select(workflow, only)?;
-        let mut planner = Planner { workflow, store, remote, salt, history: None, states: Vec::new(), outputs: Vec::new() };
+        let (states, outputs, foreseen) = (Vec::new(), Vec::new(), Vec::new());
+        let mut planner = Planner { workflow, store, remote, salt, history: None, states, outputs, foreseen };
         for index in 0..workflow.instances().len() {
-            let planned = if selected.contains(&index) { Some(planner.stage(index)?) } else { None };
+            let mut planned = if selected.contains(&index) { Some(planner.stage(index)?) } else { None };
+            planner.foresee(index, planned.as_mut());
             planner.states.push(planned);
         }
         planner.demand();
@@ -161,6 +165,8 @@ struct Planner<'a> {
     history: Option<History>,
     states: Vec<Option<PlannedStage>>,
     outputs: Vec<Option<Outputs>>,
+    /// What is known of each instance's outputs.
+    foreseen: Vec<BTreeMap<String, Foreseen>>,
 }
 
 impl Planner<'_> {
@@ -179,6 +185,7 @@ impl Planner<'_> {
             why: Vec::new(),
             changes: Vec::new(),
             spends_privacy: spec.effect == Effect::SpendsPrivacy,
+            cost: None,
         };
         match keyed {
             Err(unknown) => {
@@ -219,6 +226,27 @@ impl Planner<'_> {
             Err(error) if error.is_integrity() => Ok(None),
             other => other,
         }
+    }
+
+    /// Notes what is known of an instance's outputs, and what running it would cost.
+    fn foresee(&mut self, index: usize, planned: Option<&mut PlannedStage>) {
+        if let Some(Outputs::Artifacts(all)) = self.outputs.get(index).and_then(Option::as_ref) {
+            self.foreseen.push(all.iter().map(|(name, id)| (name.clone(), Foreseen::Artifact(*id))).collect());
+            return;
+        }
+        let instance = &self.workflow.instances()[index];
+        let (Some(store), Some(planned)) = (self.store, planned) else {
+            self.foreseen.push(BTreeMap::new());
+            return;
+        };
+        let known = |(port, edges): (&String, &Vec<crate::workflow::Edge>)| match &edges[..] {
+            [edge] => Some((port.clone(), self.foreseen[edge.instance].get(&edge.output)?.clone())),
+            _ => None,
+        };
+        let inputs: ForeseenInputs = instance.inputs().iter().filter_map(known).collect();
+        let forecast = self.workflow.stage_of(instance).kind().forecast(store, instance.params(), &inputs);
+        planned.cost = forecast.cost;
+        self.foreseen.push(forecast.outputs.into_iter().map(|(name, facts)| (name, Foreseen::Facts(facts))).collect());
     }
 
     fn why(

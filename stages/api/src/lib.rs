@@ -19,4 +19,4 @@ pub use effect::{CachePolicy, Effect};
 pub use error::{ErrorClass, ParamProblem, StageError, with_causes};
 pub use event::{EventSink, StageEvent};
 pub use registry::{Registry, RegistryError};
-pub use stage::{InputPort, OutputPort, Stage, StageSpec};
+pub use stage::{Forecast, Foreseen, ForeseenInputs, InputPort, OutputPort, Stage, StageSpec};

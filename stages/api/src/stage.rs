@@ -1,9 +1,10 @@
 //! The stage itself and what it declares.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::{CachePolicy, Effect, ParamProblem, StageContext, StageError, StageOutputs};
-use sprint_artifacts::Secrecy;
+use sprint_artifacts::{ArtifactId, Secrecy, Store};
 
 /// An input a stage reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,27 @@ pub struct StageSpec {
     pub params_schema: serde_json::Value,
 }
 
+/// What a plan knows of an output before anything runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Foreseen {
+    /// It is there already.
+    Artifact(ArtifactId),
+    /// It is not, but its producer foresees this of it, in words that consumers of its artifact kind understand.
+    Facts(serde_json::Value),
+}
+
+/// What is known of a stage's inputs, by port; of gathering ports nothing.
+pub type ForeseenInputs = BTreeMap<String, Foreseen>;
+
+/// What a stage foresees before it runs.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Forecast {
+    /// Facts about outputs, by port.
+    pub outputs: BTreeMap<String, serde_json::Value>,
+    /// What running will cost, in the stage's own words.
+    pub cost: Option<serde_json::Value>,
+}
+
 /// A kind of stage.
 ///
 /// **Invariant**: outputs depend only on what is in the action key (kind, version, code digest, normalised parameters, input
@@ -69,6 +91,13 @@ pub trait Stage: Send + Sync {
     fn pin(&self, params: &serde_json::Value, base: &Path) -> Result<serde_json::Value, Vec<ParamProblem>> {
         let _ = base;
         Ok(params.clone())
+    }
+
+    /// What can be said of outputs and costs from what is known of the inputs; for `plan`, so it must be quick. Whatever is wrong with an
+    /// input will be told by running: here it is merely unknown.
+    fn forecast(&self, store: &Store, params: &serde_json::Value, inputs: &ForeseenInputs) -> Forecast {
+        let _ = (store, params, inputs);
+        Forecast::default()
     }
 
     /// Does the work. `ctx.params()` is what [`Stage::normalise`] and [`Stage::pin`] returned.

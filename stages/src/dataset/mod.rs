@@ -159,6 +159,11 @@ pub(crate) fn load(store: &Store, id: &ArtifactId, split: Split) -> Result<(Data
     Ok((meta, examples))
 }
 
+/// What is known about a stored data set.
+pub(crate) fn meta(store: &Store, id: &ArtifactId) -> Result<DatasetMeta, StageError> {
+    read_meta(store, &store.read_artifact(id).map_err(store_error)?)
+}
+
 fn read_meta(store: &Store, manifest: &Manifest) -> Result<DatasetMeta, StageError> {
     let json = store.read_file(manifest, "dataset.json").map_err(store_error)?;
     let meta: DatasetMeta = serde_json::from_slice(&json).map_err(|e| damaged(&format!("dataset.json: {e}")))?;

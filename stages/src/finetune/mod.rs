@@ -14,12 +14,12 @@ use std::io;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use sprint_artifacts::{Digest, Manifest, Secrecy};
+use sprint_artifacts::{Digest, Manifest, Secrecy, Store};
 use sprint_dp::ledger::{FileSink, LedgerError, LedgerSink, RunId};
-use sprint_model::Example;
+use sprint_model::{Example, ModelSpec};
 use sprint_stage_api::{
-    CachePolicy, Effect, ErrorClass, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageOutputs,
-    StageSpec,
+    CachePolicy, Effect, ErrorClass, Forecast, Foreseen, ForeseenInputs, InputPort, OutputPort, ParamProblem, Stage,
+    StageContext, StageError, StageOutputs, StageSpec,
 };
 use sprint_train::{
     Accounting, PrivacyReport, Progress, TrainConfig, TrainError, TrainInputs, TrainObserver, TrainedModel, train,
@@ -27,7 +27,7 @@ use sprint_train::{
 
 use crate::dataset::{self, Split};
 use crate::errors::{stamped, with_causes};
-use crate::model::{self, Pretrained};
+use crate::model::{self, ModelFacts, Pretrained};
 use crate::params as parameters;
 use crate::privacy::{PrivacyClaim, PrivacyDocument};
 use mirror::MirroredSink;
@@ -73,6 +73,11 @@ impl Stage for Finetune {
         parameters::normalise::<FinetuneParams>(params)
     }
 
+    fn forecast(&self, store: &Store, params: &Value, inputs: &ForeseenInputs) -> Forecast {
+        let facts = shape(store, params, inputs).map(|facts| ("model".to_owned(), json!(facts)));
+        Forecast { outputs: facts.into_iter().collect(), cost: None }
+    }
+
     fn run(&self, ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
         let params: FinetuneParams = ctx.params_as()?;
         let config = params.config(ctx.cpus()).map_err(|p| StageError::permanent(format!("{p:?}")))?;
@@ -102,6 +107,19 @@ impl Stage for Finetune {
         let model = model::store(ctx, pretrained, trained.spec, &trained.params, config.tuning(), &meta.task, private)?;
         Ok(StageOutputs::new().with("model", model).with("report", report).with("history", history))
     }
+}
+
+/// The shape of the model that would be trained.
+fn shape(store: &Store, params: &Value, inputs: &ForeseenInputs) -> Option<ModelFacts> {
+    let params: FinetuneParams = serde_json::from_value(params.clone()).ok()?;
+    let config = params.config(1).ok()?;
+    let (Foreseen::Artifact(files), Foreseen::Artifact(dataset)) = (inputs.get("model")?, inputs.get("dataset")?) else {
+        return None;
+    };
+    let json = store.read_file(&store.read_artifact(files).ok()?, "config.json").ok()?;
+    let base = ModelSpec::from_hf_config(&json).ok()?;
+    let outputs = dataset::meta(store, dataset).ok()?.outputs();
+    Some(ModelFacts { spec: config.spec(&base, outputs).ok()?, tuning: config.tuning() })
 }
 
 /// Trains, from the newest checkpoint if there is one.

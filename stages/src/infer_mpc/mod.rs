@@ -3,6 +3,7 @@
 //! **Consumes correlations.** Material is made afresh by the dealer for every launch; each index is burnt on disk before the
 //! first byte that depends on it is sent. An attempt that died starts again with fresh material.
 
+mod forecast;
 mod placement;
 mod plan;
 
@@ -17,7 +18,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sprint_artifacts::Secrecy;
+use sprint_artifacts::{Secrecy, Store};
 use sprint_clear::float::embed_only;
 use sprint_model::{Checkpoint, Example};
 use sprint_mpc::{
@@ -26,8 +27,8 @@ use sprint_mpc::{
 };
 use sprint_mpc_core::Mode;
 use sprint_stage_api::{
-    CachePolicy, Effect, ErrorClass, InputPort, OutputPort, ParamProblem, Stage, StageContext, StageError, StageEvent,
-    StageOutputs, StageSpec,
+    CachePolicy, Effect, ErrorClass, Forecast, ForeseenInputs, InputPort, OutputPort, ParamProblem, Stage, StageContext,
+    StageError, StageEvent, StageOutputs, StageSpec,
 };
 
 use crate::cost::MpcCost;
@@ -56,12 +57,26 @@ pub(crate) struct InferMpcParams {
     #[serde(default = "default_multiple")]
     #[schemars(range(min = 1, max = 512))]
     length_multiple: usize,
+    /// What becomes of the stage when an example leaves a calibrated range, so that its answer is refused.
+    #[serde(default)]
+    refused: Refused,
     /// The link between the parties.
     #[serde(default)]
     net: Net,
     /// Another link than those with a name; files of `configs/network` hold some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     link: Option<LinkParams>,
+}
+
+/// What to do about examples whose answers are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Refused {
+    /// The stage fails and names them.
+    #[default]
+    Fail,
+    /// The others are reported, and how many were refused.
+    LeaveOut,
 }
 
 /// A link imitated in user space.
@@ -154,6 +169,9 @@ impl Default for RoleProgram {
     }
 }
 
+/// Logits by validation row; none where the answer was refused.
+type Answers = BTreeMap<usize, Option<Vec<f32>>>;
+
 /// The stage.
 pub(crate) struct InferMpc {
     spec: StageSpec,
@@ -194,6 +212,10 @@ impl Stage for InferMpc {
         params::normalise::<InferMpcParams>(params)
     }
 
+    fn forecast(&self, store: &Store, params: &Value, inputs: &ForeseenInputs) -> Forecast {
+        forecast::forecast(store, params, inputs).unwrap_or_default()
+    }
+
     fn run(&self, ctx: &StageContext<'_>) -> Result<StageOutputs, StageError> {
         let params: InferMpcParams = ctx.params_as()?;
         let (shared, client) = share::client(ctx.store(), &ctx.input("public")?.id)?;
@@ -213,9 +235,11 @@ impl Stage for InferMpc {
         let wall_s = started.elapsed().as_secs_f64();
         drop(placement);
 
-        let logits = plan.rows.iter().map(|row| answers.get(row).cloned().unwrap_or_default()).collect();
-        let predictions = Predictions::new(&meta, "mpc", &examples, plan.rows.clone(), logits)?;
-        let cost = cost(&meter, shared.mode, plan.rows.len() as u64, wall_s);
+        let answered = answered(ctx, params.refused, answers)?;
+        let counts = (plan.rows.len() as u64, (plan.rows.len() - answered.len()) as u64);
+        let (rows, logits) = answered.into_iter().unzip();
+        let predictions = Predictions::new(&meta, "mpc", &examples, rows, logits)?;
+        let cost = cost(&meter, shared.mode, counts, wall_s);
         report(ctx, &cost);
         let (predictions, cost) = (predictions.store(ctx)?, cost.store(ctx)?);
         Ok(StageOutputs::new().with("predictions", predictions).with("cost", cost))
@@ -237,17 +261,18 @@ impl InferMpc {
         };
         let ledgers = ctx.checkpoints().ledger_dir().join("one-time-material");
         fs::create_dir_all(&ledgers).map_err(|e| StageError::transient(format!("{}: {e}", ledgers.display())))?;
-        let SharedMeta { spec, policy, mode, digest, .. } = shared.clone();
+        let SharedMeta { spec, policy, mode, calibration, digest, .. } = shared.clone();
         Ok(SessionOptions {
             binary,
             args: self.program.args.clone(),
-            setup: GateSetup { spec, policy, mode, calibration: None, sizes: plan.sizes.clone(), model: digest },
+            setup: GateSetup { spec, policy, mode, calibration, sizes: plan.sizes.clone(), model: digest },
             files: lay_out(ctx)?,
             ledgers,
             link: params.link(),
             dealer_link: LinkShape::LOOPBACK,
             limits: Limits { measure_link: true, ..Limits::default() },
             plan: plan.jobs.iter().map(|j| j.program).collect(),
+            standing: None,
             material: None,
         })
     }
@@ -280,14 +305,14 @@ fn write_party(folder: &Path, public: &[u8], share: &[u8]) -> std::io::Result<Mo
     Ok(files)
 }
 
-/// Logits by validation row.
+/// Runs every inference of the plan.
 fn classify(
     ctx: &StageContext<'_>,
     session: &mut GateSession,
     client: &Checkpoint,
     examples: &[Example],
     plan: &InferencePlan,
-) -> Result<BTreeMap<usize, Vec<f32>>, StageError> {
+) -> Result<Answers, StageError> {
     let failed = |e: &dyn std::error::Error| StageError::permanent(with_causes(e));
     let mut answers = BTreeMap::new();
     for job in &plan.jobs {
@@ -296,11 +321,31 @@ fn classify(
         }
         let batch = plan.batch(job, examples, client.spec().pad_token).map_err(|e| failed(&e))?;
         let embedded = embed_only(client, &batch).map_err(|e| failed(&e))?;
-        let logits = session.infer(job.program, &batch, embedded.data()).map_err(|e| stage_error(&e))?;
+        let logits = session.answer(job.program, &batch, embedded.data()).map_err(|e| stage_error(&e))?;
         answers.extend(job.rows.iter().copied().zip(logits));
         ctx.progress(answers.len() as u64, Some(plan.rows.len() as u64), "messages", Some("under MPC".to_owned()));
     }
     Ok(answers)
+}
+
+/// The rows that were answered; that some were not is told, and fails the stage unless they may be left out.
+fn answered(ctx: &StageContext<'_>, refused: Refused, answers: Answers) -> Result<Vec<(usize, Vec<f32>)>, StageError> {
+    const NAMED: usize = 8;
+    let all = answers.len();
+    let missing: Vec<String> = answers.iter().filter(|(_, a)| a.is_none()).map(|(row, _)| row.to_string()).collect();
+    let answered: Vec<_> = answers.into_iter().filter_map(|(row, a)| Some((row, a?))).collect();
+    if missing.is_empty() {
+        return Ok(answered);
+    }
+    let more = if missing.len() > NAMED { ", …" } else { "" };
+    let named = missing[..missing.len().min(NAMED)].join(", ");
+    let what = format!("{} of {all} examples left a calibrated range and were refused: rows {named}{more}", missing.len());
+    if refused == Refused::Fail || answered.is_empty() {
+        let help = "calibrate on texts like these or with a wider `margin`, use mode `exact`, or say `refused: leave_out`";
+        return Err(StageError::permanent(what).help(help));
+    }
+    ctx.log(what);
+    Ok(answered)
 }
 
 /// Failures that another attempt would repeat.
@@ -323,7 +368,7 @@ fn stage_error(error: &GateError) -> StageError {
 }
 
 /// The roles' own accounts, added up.
-fn cost(meter: &FleetMeter, mode: Mode, messages: u64, wall_s: f64) -> MpcCost {
+fn cost(meter: &FleetMeter, mode: Mode, (messages, refused): (u64, u64), wall_s: f64) -> MpcCost {
     let sum = |role: &RoleMeter, f: fn(&sprint_mpc::InferenceMeter) -> u64| role.inferences.iter().map(f).sum::<u64>();
     let [p0, p1] = &meter.parties;
     let both = |f| [sum(p0, f), sum(p1, f)];
@@ -333,6 +378,7 @@ fn cost(meter: &FleetMeter, mode: Mode, messages: u64, wall_s: f64) -> MpcCost {
         version: MpcCost::VERSION,
         mode: mode.to_string(),
         messages,
+        refused,
         inferences: p0.inferences.len() as u64,
         rounds: p0.inferences.iter().map(|i| u64::from(i.rounds)).max().unwrap_or(0),
         online_bytes_sent: both(|i| i.wire_bytes_sent),

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use sprint_artifacts::Secrecy;
+use sprint_artifacts::{Manifest, Secrecy};
 use sprint_stage_api::{ErrorClass, Stage, StageOutputs};
 
 use super::InferMpc;
 use crate::RoleProgram;
+use crate::calibrate::Calibrate;
 use crate::cost::MpcCost;
 use crate::finetune::Finetune;
 use crate::finetune::tests::{bench, recipe};
@@ -36,8 +37,19 @@ fn role_process() {
 
 /// Trains, shares and connects everything that the private inference reads.
 fn shared() -> (Bench, StageOutputs) {
+    shared_by(&recipe())
+}
+
+/// The same with capped scores: those of the pretrained encoder spread too far for public ceilings.
+fn shared_with_caps() -> Bench {
+    let mut recipe = recipe();
+    recipe["functions"] = json!({"caps": {"attention": 2.5}});
+    shared_by(&recipe).0
+}
+
+fn shared_by(recipe: &Value) -> (Bench, StageOutputs) {
     let mut bench = bench();
-    let trained = bench.run(&Finetune::new(), &recipe()).expect("trains");
+    let trained = bench.run(&Finetune::new(), recipe).expect("trains");
     bench.inputs.remove("model");
     bench.connect("model", &[], *trained.get("model").expect("an output"));
     let shared = bench.run(&Share::new(), &json!({})).expect("shares");
@@ -77,6 +89,69 @@ fn the_private_answers_are_the_clear_ones() {
     assert_eq!(row["label_agreement"], 1.0, "{row}");
     assert!(row["max_logit_diff"].as_f64().expect("a number") < 1e-2, "{row}");
     assert!(row["mpc_cost"]["rounds"].as_u64().expect("a number") > 10);
+}
+
+/// Measures ranges on what is classified, changes them by `change`, and shares the model with them.
+fn share_calibrated(bench: &mut Bench, change: impl Fn(&mut Value)) {
+    let ranges = bench.run(&Calibrate::new(), &json!({"data": "public", "tokens": 16})).expect("measures");
+    let mut json: Value = serde_json::from_slice(&bench.output(&ranges, "ranges").1["calibration.json"]).expect("JSON");
+    change(&mut json);
+    let changed = Manifest::builder("calibration@1", Secrecy::Public).bytes("calibration.json", json.to_string().into_bytes());
+    let (changed, _) = bench.store().put_artifact(changed).expect("stores");
+    bench.connect("ranges", &[], changed);
+    let shared = bench.run(&Share::new(), &json!({})).expect("shares");
+    for port in ["public", "share0", "share1"] {
+        bench.inputs.remove(port);
+        bench.connect(port, &[], *shared.get(port).expect("an output"));
+    }
+}
+
+#[test]
+fn calibrated_answers_are_the_exact_ones_in_fewer_rounds() {
+    let mut bench = shared_with_caps();
+    let infer = |bench: &Bench| {
+        let outputs = bench.run(&InferMpc::new(roles()), &json!({"samples": 4, "batch": 2})).expect("infers");
+        let predictions = Predictions::load(bench.store(), outputs.get("predictions").expect("an output")).expect("reads");
+        (predictions, MpcCost::load(bench.store(), outputs.get("cost").expect("an output")).expect("reads"))
+    };
+    let (exact, exact_cost) = infer(&bench);
+    share_calibrated(&mut bench, |_| {});
+    let (calibrated, cost) = infer(&bench);
+    assert_eq!((cost.mode.as_str(), cost.refused, cost.messages), ("calibrated", 0, 4));
+    assert!(cost.rounds < exact_cost.rounds, "{} rounds, exact {}", cost.rounds, exact_cost.rounds);
+    for (a, b) in exact.logits.iter().flatten().zip(calibrated.logits.iter().flatten()) {
+        assert!((a - b).abs() < 2e-2, "{a} {b}");
+    }
+}
+
+#[test]
+fn what_leaves_a_calibrated_range_fails_the_stage_by_name_and_ranges_of_another_model_are_refused() {
+    let mut bench = shared_with_caps();
+    share_calibrated(&mut bench, |json| {
+        for layer in json["ranges"]["layers"].as_array_mut().expect("layers") {
+            let [low, high] = ["low", "high"].map(|end| layer["activation"][end].as_f64().expect("a number"));
+            layer["activation"] = json!({"low": low + 0.3 * (high - low), "high": high - 0.3 * (high - low)});
+        }
+    });
+    for params in [json!({"samples": 2, "batch": 2}), json!({"samples": 1, "refused": "leave_out"})] {
+        let error = bench.run(&InferMpc::new(roles()), &params).expect_err("out of range");
+        assert_eq!(error.class, ErrorClass::Permanent, "{error}");
+        assert!(error.message.contains("left a calibrated range") && error.message.contains("rows 0"), "{error}");
+    }
+    let ranges = bench.inputs["ranges"][0].clone();
+    let manifest = bench.store().read_artifact(&ranges.id).expect("stored");
+    let mut json: Value =
+        serde_json::from_slice(&bench.store().read_file(&manifest, "calibration.json").expect("stored")).expect("JSON");
+    json["model"] = json!("b3:00");
+    let foreign = Manifest::builder("calibration@1", Secrecy::Public).bytes("calibration.json", json.to_string().into_bytes());
+    let (foreign, _) = bench.store().put_artifact(foreign).expect("stores");
+    bench.inputs.remove("ranges");
+    let missing = bench.run(&Share::new(), &json!({"mode": "calibrated"})).expect_err("no ranges");
+    assert!(missing.message.contains("needs inputs.ranges"), "{missing}");
+    bench.connect("ranges", &[], foreign);
+    let refused = bench.run(&Share::new(), &json!({})).expect_err("another model's");
+    assert!(refused.message.contains("ranges of another model"), "{refused}");
+    bench.run(&Share::new(), &json!({"mode": "exact"})).expect("exact gates read no ranges");
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn cost() -> MpcCost {
     MpcCost {
         version: MpcCost::VERSION,
         mode: "exact".to_owned(),
+        refused: 0,
         messages: 2,
         inferences: 2,
         rounds: 71,

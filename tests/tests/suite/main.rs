@@ -5,4 +5,5 @@ mod cli;
 mod interrupts;
 mod privacy;
 mod sentence;
+mod serving;
 mod workflow;

@@ -171,3 +171,32 @@ fn whichever_process_is_killed_the_same_command_finishes() {
     assert!(row["label_agreement"].as_f64().expect("a number") >= 0.95, "{row}");
     assert!(row["privacy"]["steps"].as_u64().expect("a number") >= 200, "what was repeated is charged: {row}");
 }
+
+#[test]
+fn a_plan_foresees_what_the_private_inference_then_costs() {
+    let sentence = Sentence::new();
+    let plan = || {
+        let (file, store) = (sentence.folder.path().join("sentence.yaml"), sentence.store());
+        let plan = sprint_flow(&["plan", &file.display().to_string(), "--store", &store.display().to_string(), "--json"]);
+        let plan = plan.expect(0).json();
+        let stages = plan["stages"].as_array().expect("a list");
+        stages.iter().find(|s| s["kind"] == "infer-mpc").expect("a private inference")["cost"].clone()
+    };
+    assert_eq!(plan(), Value::Null, "nothing is known of texts that were never read");
+    sentence.run(&["--only", "tokenize"]);
+    // Neither model nor shares are there: their shapes follow from the encoder, the data set and the parameters.
+    let foreseen = plan();
+    let row = table(&sentence.run(&[]))["rows"][0].clone();
+    let (cost, messages) = (&row["mpc_cost"], row["mpc"]["n"].as_f64().expect("a number"));
+    for name in ["messages", "inferences", "rounds", "mode"] {
+        assert_eq!(cost[name], foreseen[name], "{name}");
+    }
+    for (name, tolerance) in [("dealer_bytes", 1e-4), ("online_bytes_sent", 2e-2)] {
+        for party in 0..2 {
+            let [measured, declared] = [cost, &foreseen].map(|c| c[name][party].as_f64().expect("a number"));
+            // The table has means over messages, rounded to bytes.
+            let off = (measured * messages - declared).abs();
+            assert!(off <= tolerance * declared + messages, "{name} of party {party}: {measured} a message, {declared} foreseen");
+        }
+    }
+}

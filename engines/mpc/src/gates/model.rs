@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `sharing` is drawn afresh by each sharing, so shares of different sharings do not pass for a pair; `public` is the digest of the public part;
-//! `check` is BLAKE3 of the words. The model's digest, which the handshake compares, is over spec, policy, `public` and `sharing`.
+//! `check` is BLAKE3 of the words. The model's digest, which the handshake compares, is over spec, policy, mode, calibrated ranges, `public` and
+//! `sharing`: words are encoded for one mode's gates, and shares do not serve another's.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -19,7 +20,7 @@ use sprint_mpc_core::{MachineError, Mode, PartyId, PrivateWeights, Program, Publ
 use zeroize::Zeroizing;
 
 use super::session::GateError;
-use super::setup::{ProgramSize, compile_one};
+use super::setup::{GateSetup, ProgramSize, compile_one};
 use crate::Digest;
 use crate::error::RoleError;
 
@@ -54,6 +55,14 @@ pub struct ModelFiles {
     pub share: PathBuf,
 }
 
+impl ModelFiles {
+    /// Both parties' files where [`SharedModel::write`] puts them.
+    pub fn of_both(folder: &Path) -> [Self; 2] {
+        let public = folder.join("public.safetensors");
+        [0, 1].map(|party| Self { public: public.clone(), share: folder.join(format!("party-{party}.share")) })
+    }
+}
+
 impl SharedModel {
     /// Splits `checkpoint` by `policy`; `ranges` are those of [`Mode::Calibrated`].
     pub fn split(
@@ -70,17 +79,15 @@ impl SharedModel {
         let program = compile_one(spec, policy, mode, ranges, ProgramSize { batch: 1, tokens: 8 })?;
         let shares = PrivateWeights::share(&program, checkpoint, &mut os_randomness)?;
         let public_digest = *blake3::hash(&public).as_bytes();
-        let digest = model_digest(spec, policy, &public_digest, &sharing);
+        let digest = model_digest((spec, policy, mode, ranges), &public_digest, &sharing);
         let file = |me: PartyId| share_file(me, &sharing, &public_digest, &shares[me.index()].to_bytes());
         Ok(Self { public, shares: [file(PartyId::P0), file(PartyId::P1)], digest })
     }
 
     /// Writes the three files into `folder`, the shares for their owner's eyes only.
     pub fn write(&self, folder: &Path) -> io::Result<[ModelFiles; 2]> {
-        let public = folder.join("public.safetensors");
-        fs::write(&public, &self.public)?;
-        let files = |party: usize| ModelFiles { public: public.clone(), share: folder.join(format!("party-{party}.share")) };
-        let both = [files(0), files(1)];
+        let both = ModelFiles::of_both(folder);
+        fs::write(&both[0].public, &self.public)?;
         for (files, bytes) in both.iter().zip(&self.shares) {
             write_private(&files.share, bytes)?;
         }
@@ -109,20 +116,16 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// Reads and checks both files against the digest that the session names.
-    pub(crate) fn load(
-        me: PartyId,
-        spec: &ModelSpec,
-        policy: WeightPolicy,
-        program: &Program,
-        files: &ModelFiles,
-        expected: Digest,
-    ) -> Result<Self, RoleError> {
+    pub(crate) fn load(me: PartyId, setup: &GateSetup, program: &Program, files: &ModelFiles) -> Result<Self, RoleError> {
+        let GateSetup { spec, policy, mode, calibration, model: expected, .. } = setup;
+        let (policy, expected) = (*policy, *expected);
         let share = Zeroizing::new(read(&files.share)?);
         let share =
             ShareFile::parse(&share, me).map_err(|what| RoleError::Config(format!("{}: {what}", files.share.display())))?;
         let bytes = read(&files.public)?;
         let material = public_digest(spec, policy, blake3::hash(&bytes).as_bytes());
-        let actual = model_digest(spec, policy, blake3::hash(&bytes).as_bytes(), share.sharing);
+        let about = (spec, policy, *mode, calibration.as_ref());
+        let actual = model_digest(about, blake3::hash(&bytes).as_bytes(), share.sharing);
         if actual != expected || blake3::hash(&bytes).as_bytes() != share.public {
             return Err(RoleError::Model { expected, actual });
         }
@@ -181,9 +184,12 @@ fn public_digest(spec: &ModelSpec, policy: WeightPolicy, public: &[u8; 32]) -> D
     Digest::new(*hasher.finalize().as_bytes())
 }
 
-fn model_digest(spec: &ModelSpec, policy: WeightPolicy, public: &[u8; 32], sharing: &[u8; 32]) -> Digest {
-    let text = serde_json::to_vec(&(spec, policy)).expect("a spec is numbers and names");
-    let mut hasher = blake3::Hasher::new_derive_key("sprint-flow shared model v1");
+/// What a sharing is of, its parameters aside.
+type About<'a> = (&'a ModelSpec, WeightPolicy, Mode, Option<&'a Calibration>);
+
+fn model_digest(about: About<'_>, public: &[u8; 32], sharing: &[u8; 32]) -> Digest {
+    let text = serde_json::to_vec(&about).expect("a spec and ranges are numbers and names");
+    let mut hasher = blake3::Hasher::new_derive_key("sprint-flow shared model v2");
     hasher.update(&(text.len() as u64).to_le_bytes()).update(&text).update(public).update(sharing);
     Digest::new(*hasher.finalize().as_bytes())
 }

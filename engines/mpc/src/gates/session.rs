@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sprint_model::{Batch, CheckpointError};
-use sprint_mpc_core::{CompileError, MachineError, Program, decode_logits, encode_inputs};
+use sprint_mpc_core::{CompileError, MachineError, Program, decode_answers, encode_inputs};
 
 use super::model::ModelFiles;
 use super::setup::{Compiled, GateSetup};
@@ -38,6 +38,8 @@ pub struct SessionOptions {
     pub limits: Limits,
     /// Program numbers of the requests to come.
     pub plan: Vec<u32>,
+    /// The program of all requests after those, if that is known: material for them is made ahead, too.
+    pub standing: Option<u32>,
     /// A folder of material made ahead; with one, there is no dealer.
     pub material: Option<PathBuf>,
 }
@@ -93,6 +95,7 @@ impl GateSession {
             dealer_link: options.dealer_link,
             limits: options.limits,
             plan: options.plan.clone(),
+            standing: options.standing,
         };
         let side = ClientSide { model: options.setup.model, program: digest, shapes };
         Ok(Self { fleet: LocalFleet::launch_at(&fleet, side, places)?, programs })
@@ -104,8 +107,15 @@ impl GateSession {
     }
 
     /// Logits `[batch][outputs]`. `batch` has the size of program number `program`; `embedded` is its clear embedding output,
-    /// `[batch, tokens, hidden]`. Neither leaves this process unshared.
+    /// `[batch, tokens, hidden]`. Neither leaves this process unshared. One example that raises an alarm refuses the whole batch.
     pub fn infer(&mut self, program: u32, batch: &Batch, embedded: &[f32]) -> Result<Vec<Vec<f32>>, GateError> {
+        let answers = self.answer(program, batch, embedded)?;
+        let logits = answers.into_iter().enumerate().map(|(example, a)| a.ok_or(MachineError::OutOfRange { example }));
+        Ok(logits.collect::<Result<_, _>>()?)
+    }
+
+    /// As [`GateSession::infer`], with nothing in place of the logits of an example that left a calibrated range.
+    pub fn answer(&mut self, program: u32, batch: &Batch, embedded: &[f32]) -> Result<Vec<Option<Vec<f32>>>, GateError> {
         let compiled = self.programs.get(program as usize).ok_or_else(|| MachineError::Input(format!("no program {program}")))?;
         let input = encode_inputs(compiled, batch, embedded)?;
         let shared = SharedInput::with_masks(&[], |mask| {
@@ -115,7 +125,7 @@ impl GateSession {
         let words = self.fleet.infer(program, shared.map_err(|e| RoleError::System(e.to_string()))?)?;
         // The words are the sum already; as a share, its partner is 0.
         let words = bytes_of(&words);
-        Ok(decode_logits(compiled, [&words, &vec![0; words.len()]])?)
+        Ok(decode_answers(compiled, [&words, &vec![0; words.len()]])?)
     }
 
     /// The process ids of party 0, party 1 and, if there is one, the dealer.

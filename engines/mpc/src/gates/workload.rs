@@ -40,7 +40,7 @@ fn load(role: Role, config: &serde_json::Value) -> Result<Arc<dyn Workload>, Rol
         None => (setup.model, None),
         Some(me) => {
             let files = files.ok_or_else(|| RoleError::Config(format!("{role} has no model files")))?;
-            let weights = Weights::load(me, &setup.spec, setup.policy, &compiled.programs[0], &files, setup.model)?;
+            let weights = Weights::load(me, &setup, &compiled.programs[0], &files)?;
             (weights.material, Some((Arc::new(weights.public), Arc::new(weights.private))))
         }
     };

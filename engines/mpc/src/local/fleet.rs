@@ -49,6 +49,9 @@ pub struct FleetOptions {
     pub limits: Limits,
     /// Program numbers of the requests to come, as far as known: their material is made ahead.
     pub plan: Vec<u32>,
+    /// The program of all requests after those, however many, if that is known: its material is made ahead as long as the session lasts,
+    /// and what is left at the end is thrown away.
+    pub standing: Option<u32>,
 }
 
 /// How a role is started where it is not a plain child of this process: a command whose standard input and output are the role's.
@@ -361,6 +364,7 @@ fn settings(
         peers: Role::ALL.into_iter().filter(|r| *r != role).map(peer).collect(),
         limits: options.limits,
         plan: options.plan.clone(),
+        standing: options.standing,
         material: role.party().and_then(|me| Some(MaterialBatch::folder_of(options.material.as_deref()?, me))),
         threads: threads(),
         ledger: role

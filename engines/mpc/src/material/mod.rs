@@ -97,6 +97,10 @@ impl Stock {
     pub(crate) fn put(&self, inference: u64, bytes: Vec<u8>, spool: Option<&mut Spool>, cpu_s: f64) -> Result<(), RoleError> {
         let mut state = self.lock();
         *state.reader_cpu_s.entry(inference).or_insert(0.0) += cpu_s;
+        if state.ended {
+            // Nobody will take it: what was ordered ahead is read to its end so that the dealer ends in good order.
+            return Ok(());
+        }
         let in_memory = loop {
             if state.memory == 0 || state.memory + bytes.len() <= self.limits.memory || state.ended {
                 break true;

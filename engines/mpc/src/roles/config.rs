@@ -106,6 +106,9 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     /// Program numbers of the requests to come.
     pub(crate) plan: Vec<u32>,
+    /// The program of all requests after those.
+    #[serde(default)]
+    pub(crate) standing: Option<u32>,
     /// Threads that compute; those that only move bytes are not counted.
     pub(crate) threads: NonZeroUsize,
     /// A party's one-time-material ledger.

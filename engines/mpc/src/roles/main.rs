@@ -166,6 +166,7 @@ impl Place {
             stock: StockLimits { memory: usize::try_from(limits.stock_bytes).unwrap_or(usize::MAX), disk: limits.spool_bytes },
             spool: path.parent().map(Path::to_owned).unwrap_or_default(),
             plan: self.settings.plan.clone(),
+            standing: self.settings.standing,
             lookahead: limits.lookahead,
             offline_limit: limits.offline(),
         };

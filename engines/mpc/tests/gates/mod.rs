@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sprint_model::{
-    Activation, Architecture, Batch, Checkpoint, Example, HeadSpec, LoraSpec, ModelSpec, Pooling, SoftCaps, Softmax,
-    TargetModules, WeightPolicy,
+    Activation, Architecture, Batch, Calibration, Checkpoint, Example, HeadSpec, LayerRanges, LoraSpec, ModelSpec, Pooling,
+    Range, ScoreRange, SoftCaps, Softmax, TargetModules, WeightPolicy,
 };
 use sprint_mpc::{
     BenchInput, BenchOptions, GateSession, GateSetup, LinkShape, ModelFiles, ProgramSize, SessionOptions, SharedModel, bench_mpc,
@@ -81,6 +81,7 @@ fn options(dir: &Path, shared: &SharedModel, files: [ModelFiles; 2]) -> SessionO
         dealer_link: LinkShape::LOOPBACK,
         limits: crate::limits(),
         plan: vec![0, 1],
+        standing: None,
         material: None,
     }
 }
@@ -153,6 +154,38 @@ pub(crate) fn a_real_model_answers_from_material_made_ahead() {
     let setup = GateSetup { sizes: SIZES[..1].to_vec(), ..options.setup.clone() };
     let refused = GateSession::launch(&SessionOptions { material: Some(folder), setup, ..options }).err().unwrap().to_string();
     assert!(refused.contains("made for other programs"), "{refused}");
+}
+
+/// Material of the requests to come is made although nobody said how many there will be, and what is left over is no failure.
+pub(crate) fn a_standing_order_serves_any_number_and_ends_in_good_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Checkpoint::random(spec(), 3).unwrap();
+    let shared = SharedModel::split(&model, POLICY, Mode::Exact, None).unwrap();
+    let files = shared.write(dir.path()).unwrap();
+    let options = SessionOptions { plan: vec![0], standing: Some(1), ..options(dir.path(), &shared, files) };
+    let mut session = GateSession::launch(&options).unwrap();
+    let programs = [0, 1, 1, 1];
+    for program in programs {
+        let (size, x) = (SIZES[program], embedded(SIZES[program], program));
+        let logits = session.infer(program as u32, &batch(size), &x).unwrap();
+        assert!(distance(&logits, &simulated(&model, size, &x)) < 5e-3);
+    }
+    let made = session.finish().unwrap().dealer.offline_s.len();
+    assert_eq!(made, programs.len() + options.limits.lookahead, "as many are ahead at the end as ever");
+}
+
+pub(crate) fn shares_do_not_serve_the_gates_of_another_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Checkpoint::random(spec(), 3).unwrap();
+    let shared = SharedModel::split(&model, POLICY, Mode::Exact, None).unwrap();
+    let files = shared.write(dir.path()).unwrap();
+    let head = ScoreRange { scores: Range { low: -2.0, high: 2.0 }, log_sums: Range { low: 0.5, high: 5.0 } };
+    let layer = LayerRanges { heads: vec![head; 2], activation: Range { low: -4.0, high: 4.0 } };
+    let calibration = Some(Calibration::new(&spec(), 1, vec![layer; 2]).unwrap());
+    let mut options = options(dir.path(), &shared, files);
+    options.setup = GateSetup { mode: Mode::Calibrated, calibration, ..options.setup };
+    let refused = GateSession::launch(&options).err().unwrap().to_string();
+    assert!(refused.contains("failed: the model here has digest"), "{refused}");
 }
 
 pub(crate) fn shares_of_two_sharings_do_not_pass_for_a_pair() {

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sprint_model::WeightPolicy;
+use sprint_model::{Calibration, WeightPolicy};
 use sprint_mpc::{Digest, GateSetup, ProgramSize, precompute_material};
 use sprint_mpc_core::Mode;
 
-use super::served;
+use super::served::{self, Gates};
 use crate::args::{DealerCommand, PrecomputeArgs};
 use crate::failure::{Code, Failure};
 use crate::ui::{bytes, out, seconds};
@@ -20,6 +20,8 @@ pub(super) struct MadeFor {
     version: u32,
     pub(super) policy: WeightPolicy,
     pub(super) mode: Mode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) calibration: Option<Calibration>,
     pub(super) size: ProgramSize,
 }
 
@@ -49,16 +51,17 @@ pub(super) fn run(command: &DealerCommand) -> Result<Code, Failure> {
 }
 
 fn precompute(args: &PrecomputeArgs) -> Result<Code, Failure> {
-    let mode = served::gates(&args.served)?;
-    let model = served::find(&args.served)?;
+    let model = served::find(&args.served.model, &args.served.store.store)?;
+    let Gates { mode, calibration } = served::gates(&args.served, &model)?;
     let size = ProgramSize { batch: args.served.batch.get(), tokens: args.seq.get() };
     let (spec, policy) = (model.checkpoint.spec().clone(), model.policy);
     // The dealer knows no sharing of the private part: material is good for any.
-    let setup = GateSetup { spec, policy, mode, calibration: None, sizes: vec![size], model: Digest::new([0; 32]) };
+    let (sizes, any) = (vec![size], Digest::new([0; 32]));
+    let setup = GateSetup { spec, policy, mode, calibration, sizes, model: any };
     let failed = |e: &dyn std::error::Error| Failure::from_error(Code::FAILED, e);
     let plan = vec![0; args.count.get()];
     let made = precompute_material(&args.out, &setup, &model.checkpoint, &plan).map_err(|e| failed(&e))?;
-    let about = MadeFor { version: VERSION, policy, mode, size };
+    let about = MadeFor { version: VERSION, policy, mode, calibration: setup.calibration, size };
     let text = serde_json::to_vec_pretty(&about).expect("names and numbers");
     std::fs::write(args.out.join(ABOUT), text).map_err(|e| failed(&e))?;
     if args.served.json {

@@ -3,6 +3,7 @@
 mod artifacts;
 mod audit;
 mod bench;
+mod calibrate;
 #[cfg(feature = "aws")]
 mod cloud;
 mod dealer;
@@ -47,6 +48,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Completions { shell } => completions(shell),
         Command::Privacy(command) => privacy::run(command),
         Command::Infer(args) => infer::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Dealer(command) => dealer::run(&command),
         Command::Embed(args) => embed::run(&args),
         Command::Bench(command) => bench::run(&command),

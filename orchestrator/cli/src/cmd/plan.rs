@@ -10,7 +10,7 @@ use super::workflow::load;
 use crate::args::PlanArgs;
 use crate::failure::{Code, Failure};
 use crate::registry::registry;
-use crate::ui::{grid, out};
+use crate::ui::{bytes, grid, out, seconds};
 
 pub(super) fn run(args: &PlanArgs) -> Result<Code, Failure> {
     let workflow = load(&args.workflow, &registry())?;
@@ -55,6 +55,11 @@ fn show(plan: &Plan) -> Result<(), Failure> {
         n => format!(", {n} to pull from the remote"),
     };
     out::line(format_args!("\n{run} to run, {unknown} that may have to run, {cached} cached{pulled}"))?;
+    for stage in &plan.stages {
+        if let (Some(cost), false) = (&stage.cost, stage.state == PlanState::Hit) {
+            out::line(format_args!("foreseen for {}: {}", stage.id, foreseen(cost)))?;
+        }
+    }
     let spends: Vec<_> = plan
         .stages
         .iter()
@@ -65,4 +70,19 @@ fn show(plan: &Plan) -> Result<(), Failure> {
         out::line(format_args!("spends privacy budget: {}", spends.join(", ")))?;
     }
     Ok(())
+}
+
+/// A cost in a line: what every stage that foresees one says of it.
+fn foreseen(cost: &serde_json::Value) -> String {
+    let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
+    let (sent, dealt) = (&cost["online_bytes_sent"], &cost["dealer_bytes"]);
+    format!(
+        "{} inferences of up to {} rounds, {} sent by each party, {} and {} from the dealer, {} on the link",
+        number(&cost["inferences"]),
+        number(&cost["rounds"]),
+        bytes(number(&sent[0])),
+        bytes(number(&dealt[0])),
+        bytes(number(&dealt[1])),
+        seconds(cost["link_s"].as_f64().unwrap_or(0.0))
+    )
 }
