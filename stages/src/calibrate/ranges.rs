@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sprint_artifacts::{Manifest, ManifestBuilder, Secrecy};
 use sprint_clear::float::{Margin, calibrate};
-use sprint_model::{Batch, Calibration, Checkpoint, Example, LayerRanges, Range, ScoreRange};
+use sprint_model::{Batch, Calibration, Checkpoint, Example, LayerRanges, ModelSpec, Range, ScoreRange};
 use sprint_stage_api::{StageError, with_causes};
 
 /// The file.
@@ -66,7 +66,8 @@ impl ModelRanges {
         let batches = texts.iter().map(|text| Batch::new([text], tokens, pad)).collect::<Result<Vec<_>, _>>();
         let margins = Margin { share: margin, ..Margin::default() };
         let measured = calibrate(checkpoint, &batches.map_err(|e| failed(&e))?, margins).map_err(|e| failed(&e))?;
-        let layers = measured.layers().iter().map(rounded).collect();
+        let bound = score_bound(checkpoint.spec());
+        let layers = measured.layers().iter().map(|layer| rounded(&held(layer, bound))).collect();
         let ranges = Calibration::new(checkpoint.spec(), measured.examples(), layers).map_err(|e| failed(&e))?;
         Ok(Self { version: VERSION, model: model_name(checkpoint), on, tokens, margin, ranges })
     }
@@ -118,6 +119,21 @@ impl ModelRanges {
     }
 }
 
+/// What no score exceeds in size, where the model caps them: a margin beyond it would be for nothing.
+fn score_bound(spec: &ModelSpec) -> f64 {
+    // The cap comes last, after any temperature, and is itself computed with an error.
+    spec.caps.attention.map_or(f64::INFINITY, |cap| cap + 1.0 / 16.0)
+}
+
+/// Ranges of scores within `±bound`; the log-sum-exp of a row is no less than its largest score.
+fn held(layer: &LayerRanges, bound: f64) -> LayerRanges {
+    let head = |h: &ScoreRange| ScoreRange {
+        scores: Range { low: h.scores.low.max(-bound), high: h.scores.high.min(bound) },
+        log_sums: Range { low: h.log_sums.low.max(-bound), ..h.log_sums },
+    };
+    LayerRanges { heads: layer.heads.iter().map(head).collect(), activation: layer.activation }
+}
+
 /// Outwards to multiples of [`STEP`].
 fn rounded(layer: &LayerRanges) -> LayerRanges {
     let out = |r: Range| Range { low: (r.low / STEP).floor() * STEP, high: (r.high / STEP).ceil() * STEP };
@@ -138,4 +154,23 @@ pub fn model_name(checkpoint: &Checkpoint) -> String {
         field(&bytes);
     }
     format!("b3:{}", hasher.finalize().to_hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_margin_does_not_widen_scores_beyond_their_cap() {
+        let mut spec = ModelSpec::bert_tiny();
+        let range = |low, high| Range { low, high };
+        let head = ScoreRange { scores: range(-4.0, 4.0), log_sums: range(-3.0, 6.0) };
+        let layer = LayerRanges { heads: vec![head; spec.heads], activation: range(-9.0, 9.0) };
+        assert_eq!(held(&layer, score_bound(&spec)), layer, "nothing is known without a cap");
+        spec.caps.attention = Some(2.5);
+        let held = rounded(&held(&layer, score_bound(&spec)));
+        let bound = 2.5 + 1.0 / 16.0;
+        assert_eq!(held.heads[0], ScoreRange { scores: range(-bound, bound), log_sums: range(-bound, 6.0) });
+        assert_eq!(held.activation, layer.activation);
+    }
 }
