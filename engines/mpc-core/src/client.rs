@@ -96,7 +96,7 @@ fn all(answers: Vec<Option<Vec<f32>>>) -> Result<Vec<Vec<f32>>, MachineError> {
     answers.into_iter().enumerate().map(|(example, a)| a.ok_or(MachineError::OutOfRange { example })).collect()
 }
 
-fn answers(program: &Program, words: &[u64]) -> Vec<Option<Vec<f32>>> {
+pub(crate) fn answers(program: &Program, words: &[u64]) -> Vec<Option<Vec<f32>>> {
     let batch = program.batch();
     let (words, alarms) = words.split_at(batch * program.outputs());
     // The window words of all examples come first, then the lift words of each.

@@ -87,9 +87,31 @@ impl PrivateWeights {
         Zeroizing::new(words.flat_map(|w| w.to_le_bytes()).collect())
     }
 
+    /// Bytes of [`PrivateWeights::to_bytes`].
+    pub(crate) fn len(program: &Program) -> usize {
+        program.private.iter().map(|r| (r.words() + bias_len(r)) * 8).sum()
+    }
+
+    /// Splits a share into two uniformly random ones of the same sum.
+    pub(crate) fn resplit(self, mask: &mut dyn FnMut(&mut [u64])) -> [Self; 2] {
+        let split = |words: Zeroizing<Vec<u64>>, mask: &mut dyn FnMut(&mut [u64])| {
+            let mut first = Zeroizing::new(vec![0u64; words.len()]);
+            mask(&mut first);
+            let second: Vec<u64> = words.iter().zip(first.iter()).map(|(w, m)| w.wrapping_sub(*m)).collect();
+            (first, Zeroizing::new(second))
+        };
+        let mut layers = [Vec::new(), Vec::new()];
+        for (weight, bias) in self.layers {
+            let ((w0, w1), (b0, b1)) = (split(weight, mask), split(bias, mask));
+            layers[0].push((w0, b0));
+            layers[1].push((w1, b1));
+        }
+        layers.map(|layers| Self { layers, recipes: self.recipes })
+    }
+
     /// Reads what [`PrivateWeights::to_bytes`] wrote; the length is decided by the program.
     pub fn from_bytes(program: &Program, bytes: &[u8]) -> Result<Self, MachineError> {
-        let expected: usize = program.private.iter().map(|r| (r.layer.outputs * r.layer.inputs + bias_len(r)) * 8).sum();
+        let expected = Self::len(program);
         if bytes.len() != expected {
             return Err(MachineError::Input(format!("weight share of {} bytes where the program has {expected}", bytes.len())));
         }

@@ -7,7 +7,7 @@
 
 mod harness;
 
-use harness::{POLICY, Runs, strong};
+use harness::{POLICY, Runs, strong, tiny};
 use sprint_model::{
     Activation, Architecture, HeadSpec, LoraSpec, ModelSpec, Pooling, SoftCaps, Softmax, TargetModules, WeightPolicy,
 };
@@ -16,25 +16,6 @@ use sprint_mpc_core::{Mode, Options, Output, compile};
 const TOLERANCE: f32 = 4e-3;
 const LENGTHS: [usize; 3] = [12, 5, 9];
 const TOKENS: usize = 12;
-
-fn tiny(change: impl FnOnce(&mut ModelSpec)) -> ModelSpec {
-    let mut spec = ModelSpec {
-        architecture: Architecture::Bert,
-        layers: 1,
-        hidden: 24,
-        heads: 2,
-        intermediate: 48,
-        vocab: 90,
-        positions: 32,
-        token_types: 2,
-        pad_token: 0,
-        head: Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 }),
-        lora: Some(LoraSpec { rank: 4, alpha: 4.0, dropout: 0.0, targets: TargetModules::default() }),
-        ..ModelSpec::bert_tiny()
-    };
-    change(&mut spec);
-    spec
-}
 
 fn options() -> Options {
     Options::new(Mode::Exact, POLICY, LENGTHS.len(), TOKENS)

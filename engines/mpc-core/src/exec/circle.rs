@@ -8,7 +8,7 @@ use super::randomness::low;
 use crate::program::Fourier;
 
 /// A circle as two short tables: `e^{i(a+b)} = e^{ia}·e^{ib}` with `a` the high and `b` the low half of the position.
-pub(super) struct Circle {
+pub(crate) struct Circle {
     mask: u64,
     low_bits: u32,
     coarse: Vec<(f64, f64)>,
@@ -16,7 +16,7 @@ pub(super) struct Circle {
 }
 
 impl Circle {
-    pub(super) fn new(bits: u32) -> Self {
+    pub(crate) fn new(bits: u32) -> Self {
         let low_bits = bits / 2;
         let unit = std::f64::consts::TAU / f64::from(bits).exp2();
         let point = |i: u64| (libm::cos(i as f64 * unit), libm::sin(i as f64 * unit));
@@ -41,7 +41,7 @@ fn rotate((c, s): (f64, f64), (cos, sin): (f64, f64)) -> (f64, f64) {
 
 /// The multiples `j·θ`, j from 1, of many angles at once. Errors grow as `j·2^-53`.
 #[derive(Default)]
-pub(super) struct Harmonics {
+pub(crate) struct Harmonics {
     base: [Vec<f64>; 2],
     /// `cos jθ` and `sin jθ` of each angle.
     now: [Vec<f64>; 2],
@@ -49,7 +49,7 @@ pub(super) struct Harmonics {
 
 impl Harmonics {
     /// Begins again at frequency 1 with other angles.
-    pub(super) fn restart(&mut self, circle: &Circle, positions: &[u64]) {
+    pub(crate) fn restart(&mut self, circle: &Circle, positions: &[u64]) {
         let Self { base: [cos, sin], now } = self;
         cos.clear();
         sin.clear();
@@ -63,19 +63,19 @@ impl Harmonics {
     }
 
     /// `cos jθ` and `sin jθ` of each angle.
-    pub(super) fn now(&self) -> Pairs<'_> {
+    pub(crate) fn now(&self) -> Pairs<'_> {
         Pairs { cos: &self.now[0], sin: &self.now[1] }
     }
 
     /// To the next frequency.
-    pub(super) fn advance(&mut self) {
+    pub(crate) fn advance(&mut self) {
         let Self { base, now: [cos, sin] } = self;
         turn(cos, sin, Pairs { cos: &base[0], sin: &base[1] });
     }
 }
 
 /// The constant term of a series as a ring word.
-pub(super) fn constant_term(fit: &Fourier, bits: u32) -> u64 {
+pub(crate) fn constant_term(fit: &Fourier, bits: u32) -> u64 {
     crate::weights::encode(fit.cos.first().copied().unwrap_or(0.0), bits)
 }
 

@@ -23,7 +23,7 @@ impl Who {
 }
 
 /// The operand whose words an elementwise operation may overwrite, and the other one.
-pub(super) fn overwritten(op: &Op) -> Option<(NodeId, Option<NodeId>)> {
+pub(crate) fn overwritten(op: &Op) -> Option<(NodeId, Option<NodeId>)> {
     match op {
         Op::Add(a, b) | Op::Sub(a, b) => Some((*a, Some(*b))),
         Op::Scale(src, _) | Op::Shift(src, _) => Some((*src, None)),
@@ -38,7 +38,7 @@ pub(super) fn overwritten(op: &Op) -> Option<(NodeId, Option<NodeId>)> {
 }
 
 /// Applies an operation that [`overwritten`] names to its operand's words.
-pub(super) fn overwrite(weights: &PublicWeights, who: Who, op: &Op, words: &mut [u64], other: &[u64]) {
+pub(crate) fn overwrite(weights: &PublicWeights, who: Who, op: &Op, words: &mut [u64], other: &[u64]) {
     match op {
         Op::Add(..) => kernel::add(words, other),
         Op::Sub(..) => kernel::subtract(words, other),
@@ -64,7 +64,7 @@ pub(super) fn overwrite(weights: &PublicWeights, who: Who, op: &Op, words: &mut 
 }
 
 /// Appends the result of any other local operation; `false` if it is none. `words` gives the words of an operand.
-pub(super) fn evaluate<'a>(
+pub(crate) fn evaluate<'a>(
     weights: &PublicWeights,
     who: Who,
     op: &Op,

@@ -1,6 +1,6 @@
 //! Walks a program: as one of two parties, as the dealer, or in the clear.
 
-mod circle;
+pub(crate) mod circle;
 mod dealer;
 pub(crate) mod local;
 pub(crate) mod material;

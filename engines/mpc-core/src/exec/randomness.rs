@@ -32,19 +32,24 @@ const BLOCKS: u128 = 1 << 36;
 impl Streams {
     /// Keyed by a seed that is used for one inference only, the program, and the party.
     pub(crate) fn new(seed: &[u8; 32], program: &[u8; 32], party: PartyId) -> Self {
-        Self::of("sprint-flow mpc party stream v1", seed, program, party)
+        Self::of("sprint-flow mpc party stream v1", seed, program, party.index() as u8)
     }
 
     /// For the masks of private weights, by layer in place of node: keyed by a seed that serves one model's private weights.
     pub(crate) fn of_weights(seed: &[u8; 32], recipes: &[u8; 32], party: PartyId) -> Self {
-        Self::of("sprint-flow mpc weight masks v1", seed, recipes, party)
+        Self::of("sprint-flow mpc weight masks v1", seed, recipes, party.index() as u8)
     }
 
-    fn of(context: &str, seed: &[u8; 32], program: &[u8; 32], party: PartyId) -> Self {
+    /// What two of three servers share: keyed by a seed of these two for one inference only, the program, and the number of the pair.
+    pub(crate) fn of_pair(seed: &[u8; 32], program: &[u8; 32], pair: u8) -> Self {
+        Self::of("sprint-flow mpc pair stream v1", seed, program, pair)
+    }
+
+    fn of(context: &str, seed: &[u8; 32], program: &[u8; 32], whose: u8) -> Self {
         let mut material = zeroize::Zeroizing::new([0u8; 65]);
         material[..32].copy_from_slice(seed);
         material[32..64].copy_from_slice(program);
-        material[64] = party.index() as u8;
+        material[64] = whose;
         let key = zeroize::Zeroizing::new(blake3::derive_key(context, &*material));
         let mut aes = [0u8; 16];
         aes.copy_from_slice(&key[..16]);
