@@ -15,7 +15,7 @@ use crate::errors::{Put, store_error};
 pub(crate) struct MpcCost {
     /// The version of this structure.
     pub(crate) version: u32,
-    /// The gates' mode: `exact` or `calibrated`.
+    /// The gates' mode: `exact`, `calibrated` or `lean`.
     pub(crate) mode: String,
     /// Messages classified.
     pub(crate) messages: u64,

@@ -50,6 +50,19 @@ enum Gates {
     Exact,
     /// Functions on public ranges, which `inputs.ranges` has; what leaves them is refused.
     Calibrated,
+    /// The functions of `exact` from the least dealer material, in more rounds and bytes.
+    Lean,
+}
+
+impl Gates {
+    /// The mode that is asked for, given whether there are ranges.
+    fn mode(asked: Option<Self>, ranges: bool) -> Mode {
+        match (asked, ranges) {
+            (Some(Self::Lean), _) => Mode::Lean,
+            (_, true) => Mode::Calibrated,
+            (_, false) => Mode::Exact,
+        }
+    }
 }
 
 /// Which weights the parties must not see.
@@ -121,14 +134,14 @@ fn foresee(store: &Store, params: &Value, inputs: &ForeseenInputs) -> Option<Sha
     let params: ShareParams = serde_json::from_value(params.clone()).ok()?;
     let ModelFacts { spec, tuning } = model::facts(store, inputs.get("model")?)?;
     let calibration = match (params.mode, inputs.get("ranges")) {
-        (Some(Gates::Exact), _) | (None, None) => None,
+        (Some(Gates::Exact | Gates::Lean), _) | (None, None) => None,
         (_, Some(Foreseen::Artifact(id))) => {
             let json = store.read_file(&store.read_artifact(id).ok()?, RANGES_FILE).ok()?;
             Some(ModelRanges::from_json(&json).ok()?.calibration().clone())
         }
         _ => return None,
     };
-    let mode = if calibration.is_some() { Mode::Calibrated } else { Mode::Exact };
+    let mode = Gates::mode(params.mode, calibration.is_some());
     Some(SharedFacts { spec, policy: params.weights.policy(tuning), mode, calibration })
 }
 
@@ -181,7 +194,7 @@ impl Stage for Share {
         let (meta, checkpoint) = model::load(ctx.store(), &ctx.input("model")?.id)?;
         let policy = params.weights.policy(meta.tuning);
         let ranges = ranges(ctx, &params, &checkpoint)?;
-        let mode = if ranges.is_some() { Mode::Calibrated } else { Mode::Exact };
+        let mode = Gates::mode(params.mode, ranges.is_some());
         let failed = |e: &dyn std::error::Error| StageError::permanent(format!("sharing the model: {}", with_causes(e)));
         let shared = SharedModel::split(&checkpoint, policy, mode, ranges.as_ref()).map_err(|e| failed(&e))?;
         let about = SharedMeta {
@@ -211,7 +224,7 @@ impl Stage for Share {
 /// The ranges that are shared with the model, if its gates rely on any.
 fn ranges(ctx: &StageContext<'_>, params: &ShareParams, checkpoint: &Checkpoint) -> Result<Option<Calibration>, StageError> {
     let input = match (params.mode, ctx.optional_input("ranges")) {
-        (Some(Gates::Exact), _) | (None, None) => return Ok(None),
+        (Some(Gates::Exact | Gates::Lean), _) | (None, None) => return Ok(None),
         (_, Some(input)) => input,
         (Some(Gates::Calibrated), None) => {
             return Err(

@@ -114,11 +114,13 @@ fn roberta_base_costs_no_more_than_promised() {
     let head = ScoreRange { scores: Range { low: -2.0, high: 2.0 }, log_sums: Range { low: 3.5, high: 5.5 } };
     let layer = LayerRanges { heads: vec![head; spec.heads], activation: Range { low: -4.0, high: 4.0 } };
     let ranges = Calibration::new(&spec, 1, vec![layer; spec.layers]).expect("ranges");
-    for (mode, rounds, megabytes) in [(Mode::Exact, 390, 90), (Mode::Calibrated, 270, 60)] {
+    let most = [(Mode::Exact, 390, 90, 2100), (Mode::Calibrated, 270, 60, 1400), (Mode::Lean, 800, 210, 300)];
+    for (mode, rounds, megabytes, dealt) in most {
         let options = Options::new(mode, POLICY, 1, 128).with_calibration(Some(ranges.clone()));
         let cost = compile(&spec, &options).expect("compiles").cost();
         let said = format!("{mode}: {} rounds, {} bytes sent, {:?} dealt", cost.rounds, cost.online_bytes, cost.dealer_bytes);
         println!("{said}");
         assert!(cost.rounds <= rounds && cost.online_bytes <= megabytes * 1_000_000, "{said}");
+        assert!(cost.dealer_bytes.iter().sum::<u64>() <= dealt * 1_000_000, "{said}");
     }
 }

@@ -21,6 +21,10 @@ fn options() -> Options {
     Options::new(Mode::Exact, POLICY, LENGTHS.len(), TOKENS)
 }
 
+fn lean() -> Options {
+    Options { mode: Mode::Lean, ..options() }
+}
+
 /// Runs each named spec and reports all that are off, not only the first.
 fn check(cases: Vec<(String, ModelSpec)>, options: &Options) {
     let mut faults = Vec::new();
@@ -46,7 +50,9 @@ fn check(cases: Vec<(String, ModelSpec)>, options: &Options) {
 fn every_activation_is_the_float_models() {
     use Activation::{BoltGelu, Gelu, GeluTanh, HardGelu, HardSwish, Quad, Relu, Relu6};
     let all = [Relu, Relu6, Gelu, GeluTanh, BoltGelu, HardGelu, HardSwish, Quad];
-    check(all.map(|activation| (format!("{activation:?}"), tiny(|s| s.activation = activation))).to_vec(), &options());
+    let cases = all.map(|activation| (format!("{activation:?}"), tiny(|s| s.activation = activation))).to_vec();
+    check(cases.clone(), &options());
+    check(cases, &lean());
 }
 
 #[test]
@@ -61,7 +67,9 @@ fn every_softmax_is_the_float_models() {
         Softmax::ReluOverLength,
         Softmax::ScoresOverLength,
     ];
-    check(all.map(|softmax| (format!("{softmax:?}"), tiny(|s| s.softmax = softmax))).to_vec(), &options());
+    let cases = all.map(|softmax| (format!("{softmax:?}"), tiny(|s| s.softmax = softmax))).to_vec();
+    check(cases.clone(), &options());
+    check(cases, &lean());
 }
 
 #[test]
@@ -75,7 +83,8 @@ fn every_soft_cap_is_the_float_models() {
     }
     cases.push(("embedding 2".into(), tiny(|s| s.caps.embedding = Some(2.0))));
     cases.push(("all".into(), tiny(|s| s.caps = SoftCaps { embedding: Some(30.0), attention: Some(50.0), logits: Some(30.0) })));
-    check(cases, &options());
+    check(cases.clone(), &options());
+    check(cases, &lean());
 }
 
 #[test]
@@ -96,7 +105,8 @@ fn every_head_and_family_is_the_float_models() {
             }
         }
     }
-    check(cases, &options());
+    check(cases.clone(), &options());
+    check(cases, &lean());
 }
 
 #[test]
@@ -115,6 +125,7 @@ fn every_lora_target_is_the_float_models() {
     let mut cases: Vec<_> = targets.map(|(name, targets)| (format!("lora on {name}"), tiny(|s| s.lora = lora(targets)))).to_vec();
     cases.push(("no lora".into(), tiny(|s| s.lora = None)));
     check(cases.clone(), &options());
+    check(cases.clone(), &lean());
     let private_a = WeightPolicy::PublicBase { public_a: false };
     check(cases, &Options { policy: private_a, ..options() });
 }

@@ -91,6 +91,29 @@ fn the_private_answers_are_the_clear_ones() {
     assert!(row["mpc_cost"]["rounds"].as_u64().expect("a number") > 10);
 }
 
+#[test]
+fn lean_answers_are_the_exact_ones_from_a_quarter_of_the_material() {
+    let mut bench = shared_with_caps();
+    let infer = |bench: &Bench| {
+        let outputs = bench.run(&InferMpc::new(roles()), &json!({"samples": 4, "batch": 2})).expect("infers");
+        let predictions = Predictions::load(bench.store(), outputs.get("predictions").expect("an output")).expect("reads");
+        (predictions, MpcCost::load(bench.store(), outputs.get("cost").expect("an output")).expect("reads"))
+    };
+    let (exact, exact_cost) = infer(&bench);
+    let shared = bench.run(&Share::new(), &json!({"mode": "lean"})).expect("shares");
+    for port in ["public", "share0", "share1"] {
+        bench.inputs.remove(port);
+        bench.connect(port, &[], *shared.get(port).expect("an output"));
+    }
+    let (lean, cost) = infer(&bench);
+    assert_eq!((cost.mode.as_str(), cost.refused, cost.messages), ("lean", 0, 4));
+    let [dealt, exact_dealt] = [&cost, &exact_cost].map(|c| c.dealer_bytes.iter().sum::<u64>());
+    assert!(4 * dealt < exact_dealt, "{dealt} bytes, exact {exact_dealt}");
+    for (a, b) in exact.logits.iter().flatten().zip(lean.logits.iter().flatten()) {
+        assert!((a - b).abs() < 2e-2, "{a} {b}");
+    }
+}
+
 /// Measures ranges on what is classified, changes them by `change`, and shares the model with them.
 fn share_calibrated(bench: &mut Bench, change: impl Fn(&mut Value)) {
     let ranges = bench.run(&Calibrate::new(), &json!({"data": "public", "tokens": 16})).expect("measures");

@@ -60,7 +60,9 @@ impl Lowering {
         level.ring = ring;
         let mut width = columns;
         while width > 1 {
-            (level, width) = if width.is_power_of_two() && width.ilog2() % 2 == 1 {
+            (level, width) = if self.lean {
+                self.pairs_level(level, width)
+            } else if width.is_power_of_two() && width.ilog2() % 2 == 1 {
                 let rows = self.len(level) / width;
                 let [a, b] = [0, 1].map(|at| self.columns(level, rows, width, at, width / 2, 2));
                 (self.maximum_of_two(a, b), width / 2)
@@ -69,6 +71,17 @@ impl Lowering {
             };
         }
         level
+    }
+
+    /// One level of a tree of pairs; the last of an odd row goes on alone.
+    fn pairs_level(&mut self, x: Val, width: usize) -> (Val, usize) {
+        let (rows, half) = (self.len(x) / width, width / 2);
+        let [a, b] = [0, half].map(|from| self.columns(x, rows, width, from, half, 1));
+        let mut parts = vec![(self.lean_maximum(a, b), half)];
+        if width % 2 == 1 {
+            parts.push((self.columns(x, rows, width, width - 1, 1, 1), 1));
+        }
+        (self.side_by_side(&parts, rows), width - half)
     }
 
     /// One level of the tree: columns in groups of four (the last of each row may be smaller, and a pair or a single is handled as such).

@@ -149,12 +149,19 @@ impl Engine for Lowering {
     }
 
     fn mul_rows(&mut self, s: &Heads, r: &Heads) -> Result<Heads, CompileError> {
+        /// The ring of the product in mode `lean`.
+        const LEAN: u32 = 54;
         let ((f, ring), (inverse_f, inverse_ring)) = (self.attention.context, self.attention.inverse);
         let (s, heads, rows, columns) = self.settle(s, f, ring)?;
         let (r, ..) = self.settle(r, inverse_f, inverse_ring)?;
         let len = self.len(s);
-        let (s, r) = (self.open(s, ring, true, true), self.open(r, inverse_ring, true, true));
-        let val = self.product(&[(s, View::ALL), (r, View::rows(columns))], len, f + inverse_f);
+        let val = if self.lean {
+            let [s, r] = [Val { ring, ..s }, Val { ring: inverse_ring, ..r }].map(|v| self.open_extended(v, LEAN));
+            Val { ring: LEAN, ..self.product(&[(s, View::ALL), (r, View::rows(columns))], len, f + inverse_f) }
+        } else {
+            let (s, r) = (self.open(s, ring, true, true), self.open(r, inverse_ring, true, true));
+            self.product(&[(s, View::ALL), (r, View::rows(columns))], len, f + inverse_f)
+        };
         let val = self.rescale(val, val.f.min(28));
         Ok(Heads::Value { val, heads, rows, columns })
     }

@@ -20,6 +20,7 @@ impl Lowering {
     pub(crate) fn apply(&mut self, x: Val, f: Func, ring: u32) -> Result<Val, CompileError> {
         match f {
             Func::ExpNonPositive if self.ceilings.is_some() => self.exponential_in_range(x),
+            Func::ExpNonPositive if self.lean => Ok(self.lean_exponential(x)),
             Func::ExpNonPositive => Ok(self.exponential(x)),
             Func::ExpShifted { shift } => {
                 let shifted = self.shift(x, -shift);
@@ -35,6 +36,7 @@ impl Lowering {
             }
             Func::Relu => Ok(self.linear_pieces(x, ring, &[((Some(0.0), None), 1.0, 0.0)])),
             Func::Relu6 => Ok(self.linear_pieces(x, ring, &[((Some(0.0), Some(6.0)), 1.0, 0.0), ((Some(6.0), None), 0.0, 6.0)])),
+            Func::Gelu | Func::GeluTanh if self.lean => Ok(self.lean_gelu(x, f, ring)),
             Func::Gelu | Func::GeluTanh => match self.gelu_in_range(x, f) {
                 Some(y) => Ok(y),
                 None => Ok(self.gelu(x, f, ring)),

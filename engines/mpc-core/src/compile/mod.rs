@@ -25,6 +25,7 @@ mod attention;
 mod calibrated;
 mod engine;
 mod function;
+mod lean;
 mod linear;
 mod norm;
 mod smooth;
@@ -223,6 +224,8 @@ pub(crate) struct Val {
 pub(crate) struct Lowering {
     pub(crate) b: Builder,
     pub(crate) policy: WeightPolicy,
+    /// Whether material is spared at the price of rounds and bytes.
+    pub(crate) lean: bool,
     pub(crate) batch: usize,
     pub(crate) tokens: usize,
     pub(crate) attention: Attention,
@@ -242,9 +245,6 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
             "batch {} × {} tokens: give 1 or more of 1 to 512 tokens",
             options.batch, options.tokens
         )));
-    }
-    if options.mode == Mode::Lean {
-        return Err(CompileError::Unsupported { what: "mode lean".into(), fix: "use mode exact".into() });
     }
     let calibration = match (options.mode, &options.calibration) {
         (Mode::Calibrated, Some(calibration)) => {
@@ -272,6 +272,7 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
     let mut lowering = Lowering {
         b: Builder::new(),
         policy: options.policy,
+        lean: options.mode == Mode::Lean,
         batch: options.batch,
         tokens: options.tokens,
         attention: Attention::for_softmax(spec.softmax, options.tokens)?,
@@ -319,6 +320,7 @@ impl Lowering {
         Self {
             b: Builder::new(),
             policy: WeightPolicy::PublicBase { public_a: true },
+            lean: false,
             batch: 1,
             tokens,
             attention: Attention::of((1.0, 1.02 * tokens as f64), 1.0, Attention::WEIGHTED, Attention::SCORES, 240.0),
@@ -371,8 +373,11 @@ impl Lowering {
         if narrowed.ring >= ring { narrowed } else { self.widen(narrowed) }
     }
 
-    /// A share of the same value in Z_2^64, for one round.
+    /// A share of the same value in Z_2^64, for one round; `|v| < 2^{ring-2}`.
     pub(crate) fn widen(&mut self, v: Val) -> Val {
+        if self.lean {
+            return self.extend(v, 1 << (v.ring - 2));
+        }
         let open = self.open(v, v.ring, true, true);
         self.lift(open, v.f)
     }

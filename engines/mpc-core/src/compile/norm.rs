@@ -14,17 +14,27 @@ impl Lowering {
         let len = self.len(deviation);
         let width = norm.width;
         let rows = len / width;
-        let d = self.open(deviation, ring, true, true);
-        let squares = self.product(&[(d, View::ALL), (d, View::ALL)], len, 2 * f);
-        let node = self.b.push(Op::SumGroups { src: squares.node, group: width }, rows);
-        let energy = Val { node, ..squares };
+        // The product of a row with itself takes one dealt word, its elements' squares one each, but wants them opened in the product's ring.
+        let (d, energy) = if self.lean {
+            let d = self.open_extended(deviation, 64);
+            (d, self.matrices(d, d, (1, width, 1), rows, (f, 64, false)))
+        } else {
+            let d = self.open(deviation, ring, true, true);
+            let squares = self.product(&[(d, View::ALL), (d, View::ALL)], len, 2 * f);
+            let node = self.b.push(Op::SumGroups { src: squares.node, group: width }, rows);
+            (d, Val { node, ..squares })
+        };
         let (width_f, eps) = (width as f64, norm.eps);
         let top = (width_f.log2().ceil() as i32) + 10;
         let inverse = |v: f64| 1.0 / (v / width_f + eps).sqrt();
         let (inverse_f, inverse_ring) = Precision::INVERSE_DEVIATION;
         let r = self.smooth(energy, inverse, (top - 16, top), inverse_f + 3);
         let r = self.fit(r, inverse_f, inverse_ring);
-        let r = self.open(r, inverse_ring, true, true);
+        let r = if self.lean {
+            self.open_extended(Val { ring: inverse_ring, ..r }, 64)
+        } else {
+            self.open(r, inverse_ring, true, true)
+        };
         let scaled = self.product(&[(d, View::ALL), (r, View::rows(width))], len, f + inverse_f);
         let normed = Normed { scaled, deviation: d, inverse: r, norm: norm.clone() };
         Ok(Act { terms: vec![(Term::Normed(normed), 1.0)], tokens: x.tokens, channels: x.channels })

@@ -10,6 +10,8 @@ use super::circle::{Circle, Harmonics};
 use super::material::{blocks, elements, unit_vectors, unit_words};
 use super::monomial::{Expansion, Term};
 use super::opened::WeightMasks;
+use super::party::private::lane_purpose;
+use super::private;
 use super::randomness::{Purpose, Streams, low};
 use crate::program::{Form, Node, NodeId, Op, Program, Step, operands};
 use crate::{DealerChunk, DealerMachine, MachineError, PartyId};
@@ -55,6 +57,13 @@ impl Dealer {
                 let slice = |i: u32| &mask[i as usize * count..][..*count];
                 let pairs = pairs.iter().flat_map(|(a, b)| slice(*a).iter().zip(slice(*b)));
                 pairs.map(|(a, b)| a.wrapping_sub(*b) & low(bits)).collect()
+            }
+            Op::Reshare { bits, .. } => {
+                let halves = self.streams.iter().enumerate().flat_map(|(holder, stream)| {
+                    let (from, len) = private::masked_by(node.len, holder);
+                    stream.words(id, Purpose::Mask, 0, from, len)
+                });
+                halves.map(|r| r & low(*bits)).collect()
             }
             _ => {
                 let [mut a, b] = self.streams.each_ref().map(|s| s.bits(id, node.len));
@@ -125,6 +134,11 @@ impl Dealer {
             }
             Op::Series { .. } => self.deal_series(id, node),
             Op::Polynomial { src, coefficients } => self.deal_powers(id, *src, coefficients.len().saturating_sub(1)),
+            Op::Digits { src, .. } | Op::Translate { src, .. } => {
+                self.ensure(*src);
+                self.deal_private(id, node, Some(*src));
+            }
+            op if op.is_private() => self.deal_private(id, node, None),
             _ => {}
         }
     }
@@ -154,6 +168,73 @@ impl Dealer {
             let mut keys = Vec::new();
             generate(from, len, &roots, &mut keys);
             self.pending.push_back([keys.clone(), keys]);
+        }
+    }
+
+    /// Shares of the products of masks, or of functions of the masks of `reshared` and masks.
+    fn deal_private(&mut self, id: NodeId, node: &Node, reshared: Option<NodeId>) {
+        let (count, bits) = private::dealt(&node.op);
+        for (from, len) in blocks(node.len).filter(|_| count > 0) {
+            let mut secrets = vec![vec![0u64; len]; count];
+            match reshared {
+                Some(src) => self.one_sided((id, node), src, from, &mut secrets[0]),
+                None => self.two_sided((id, node), from, &mut secrets),
+            }
+            let mut out = Vec::new();
+            for (array, secret) in secrets.iter_mut().enumerate() {
+                if private::is_binary(&node.op) {
+                    let share = self.streams[0].words(id, Purpose::Carry, 0, from, len);
+                    secret.iter_mut().zip(&share).for_each(|(x, s)| *x ^= s);
+                    pack(bits, secret, &mut out);
+                } else {
+                    self.correct(id, private::dealt_stream(&node.op, array), from, secret, bits, &mut out);
+                }
+                secret.zeroize();
+            }
+            self.send_to_second(out);
+        }
+    }
+
+    /// `-⟨u, β⟩` of functions `u` of the masks of `src` with the other party's masks `β`; for bits the sign is none.
+    fn one_sided(&self, (id, node): (NodeId, &Node), src: NodeId, from: usize, out: &mut [u64]) {
+        for (holder, (start, len)) in private::halves(node.len, from, out.len()).into_iter().enumerate() {
+            let (r, out) = (&self.known(src)[start..start + len], &mut out[start - from..][..len]);
+            let mask = |lane: usize| self.streams[1 - holder].words(id, lane_purpose(&node.op), lane, start, len);
+            match &node.op {
+                Op::Digits { scales, .. } => {
+                    out.iter_mut().zip(r).zip(mask(0)).for_each(|((o, r), m)| *o = private::fields(scales, *r, m));
+                }
+                Op::Translate { basis, .. } => {
+                    for (lane, u) in private::of_mask(&self.program, basis, r).iter().enumerate() {
+                        kernel::subtract_products(out, u, &mask(lane));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Products of both parties' masks.
+    fn two_sided(&self, (id, node): (NodeId, &Node), from: usize, out: &mut [Vec<u64>]) {
+        let len = out[0].len();
+        let mask = |party: usize, lane: usize| self.streams[party].words(id, lane_purpose(&node.op), lane, from, len);
+        match &node.op {
+            Op::Boolean { formulas, .. } => {
+                let both = mask(0, 0).into_iter().zip(mask(1, 0)).map(|(a, b)| private::by_formula(formulas, a & b));
+                out[0].iter_mut().zip(both).for_each(|(o, w)| *o = w);
+            }
+            Op::Extend { .. } => {
+                let both = mask(0, 0).into_iter().zip(mask(1, 0)).map(|(a, b)| a & b & 1);
+                out[0].iter_mut().zip(both).for_each(|(o, w)| *o = w);
+            }
+            // Party 0's bits with party 1's words, and the other way round.
+            _ => {
+                for (array, secret) in out.iter_mut().enumerate() {
+                    let (choice, bit) = (array / 2, array % 2);
+                    let (bits, words) = (mask(bit, 2 * choice), mask(1 - bit, 2 * choice + 1));
+                    secret.iter_mut().zip(bits).zip(words).for_each(|((s, c), w)| *s = (c & 1).wrapping_mul(w));
+                }
+            }
         }
     }
 

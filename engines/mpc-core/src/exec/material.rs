@@ -3,6 +3,7 @@
 use sprint_kernel::{dpf, lut, packed_len};
 
 use super::monomial::Expansion;
+use super::private::dealt_bytes;
 use crate::program::{Node, Op, Program};
 use crate::{MachineError, MaterialSource};
 
@@ -32,7 +33,7 @@ pub(crate) fn block_bytes(program: &Program, node: &Node, len: usize) -> [usize;
         Op::Polynomial { coefficients, .. } => [0, coefficients.len().saturating_sub(2) * 8 * len],
         Op::LookUp { src, .. } => [len * lut::key_len(program.open_bits(*src)); 2],
         Op::MatMul { bits, .. } => [0, packed_len(*bits, len)],
-        _ => [0, 0],
+        op => [0, dealt_bytes(op, len)],
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod material;
 mod monomial;
 mod opened;
 mod party;
+pub(crate) mod private;
 pub(crate) mod randomness;
 mod simulate;
 #[cfg(test)]

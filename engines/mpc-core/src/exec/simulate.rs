@@ -5,9 +5,10 @@ use sprint_kernel::{gemm, gemm_nt};
 
 use super::circle::{Circle, constant_term};
 use super::local::{self, Who, sign_extend};
+use super::private;
 use super::randomness::low;
 use crate::MachineError;
-use crate::program::{Form, Input, Interval, Node, NodeId, Op, Program, Step};
+use crate::program::{Choice, Form, Input, Interval, Node, NodeId, Op, Program, Step};
 use crate::weights::{PrivateWeights, PublicWeights};
 
 /// The program's ranges do not hold for this input.
@@ -74,6 +75,31 @@ impl Clear<'_> {
             Op::PrivateBias(layer) => self.private.words(*layer, true).to_vec(),
             Op::Lift(src) | Op::OpenBits { src, .. } => self.words(*src).to_vec(),
             Op::Open { src, bits, lifted, checked, .. } => self.open(node, *src, *bits, *lifted && *checked)?,
+            // One sharing of many: the mask is 0.
+            Op::Reshare { src, bits } => self.words(*src).iter().map(|x| x & low(*bits)).collect(),
+            Op::Digits { src, scales } => {
+                let word = |x: &u64| {
+                    let tops = private::mask_tops(scales, 0) ^ private::own_tops(scales, *x);
+                    private::fields(scales, 0, private::digit_vector(scales, *x)) ^ tops
+                };
+                self.words(*src).iter().map(word).collect()
+            }
+            Op::Boolean { src, formulas } => self.words(*src).iter().map(|w| private::own_formulas(formulas, *w, true)).collect(),
+            Op::Select { choices, .. } => {
+                let term = |c: &Choice, i: usize| private::chosen(c, self.words(c.bits)[i]).wrapping_mul(self.words(c.value)[i]);
+                let sum = |i: usize| choices.iter().fold(0u64, |sum, c| sum.wrapping_add(term(c, i)));
+                (0..node.len).map(sum).collect()
+            }
+            Op::Extend { src, from, bias, .. } => self.extend(node, *src, *from, *bias)?,
+            Op::Translate { src, basis, .. } => {
+                let (x, constant) = (self.words(*src), private::constant(self.program, basis));
+                let mut out = vec![constant; x.len()];
+                let (u, v) = (private::of_mask(self.program, basis, &[0]), private::of_opened(self.program, basis, x));
+                for (u, v) in u.iter().zip(&v) {
+                    out.iter_mut().zip(v).for_each(|(o, v)| *o = o.wrapping_add(u[0].wrapping_mul(*v)));
+                }
+                out
+            }
             Op::Product { forms, .. } => (0..node.len).map(|i| self.product(forms, i)).collect(),
             Op::MatMul { a, b, batch, m, k, n, transposed, .. } => {
                 let (a, b) = (self.words(*a), self.words(*b));
@@ -152,6 +178,19 @@ impl Clear<'_> {
             }
         }
         Ok(words.iter().map(|w| sign_extend(*w, bits) as u64).collect())
+    }
+
+    /// The value in `[-bias, 2^{from-1} - bias)`, or an error.
+    fn extend(&self, node: &Node, src: NodeId, from: u32, bias: u64) -> Result<Vec<u64>, SimulateError> {
+        let value = |x: &u64| {
+            let biased = x.wrapping_add(bias) & low(from);
+            if biased >> (from - 1) == 0 {
+                return Ok(biased.wrapping_sub(bias));
+            }
+            let part = self.program.labels[node.label as usize].clone();
+            Err(SimulateError::Overflow { part, value: sign_extend(*x, from), bits: from })
+        };
+        self.words(src).iter().map(value).collect()
     }
 
     fn product(&self, forms: &[Form], i: usize) -> u64 {

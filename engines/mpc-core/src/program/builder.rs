@@ -69,7 +69,7 @@ impl Builder {
         if let Some(id) = self.memo.get(&name) {
             return *id;
         }
-        let communicates = |id: &NodeId| matches!(self.nodes[id.index()].op, Op::Open { .. } | Op::OpenBits { .. });
+        let communicates = |id: &NodeId| self.nodes[id.index()].op.communicates();
         let level = operands(&op).iter().map(|id| self.nodes[id.index()].level + u32::from(communicates(id))).max().unwrap_or(0);
         let id = NodeId(self.nodes.len() as u32);
         self.nodes.push(Node { op, len, label: self.label, level });
@@ -170,6 +170,12 @@ pub(crate) fn operands(op: &Op) -> Vec<NodeId> {
         | Op::Intervals { src, .. }
         | Op::Series { src, .. }
         | Op::Polynomial { src, .. }
-        | Op::LookUp { src, .. } => vec![*src],
+        | Op::LookUp { src, .. }
+        | Op::Reshare { src, .. }
+        | Op::Digits { src, .. }
+        | Op::Boolean { src, .. }
+        | Op::Extend { src, .. }
+        | Op::Translate { src, .. } => vec![*src],
+        Op::Select { choices, .. } => choices.iter().flat_map(|c| [c.bits, c.value]).collect(),
     }
 }

@@ -83,6 +83,12 @@ pub(super) fn kind(op: &Op) -> &'static str {
         Op::LookUp { .. } => "look_up",
         Op::Alarm { .. } | Op::LiftCheck { .. } => "alarm",
         Op::PublicLinear { .. } => "public_linear",
+        Op::Reshare { .. } => "reshare",
+        Op::Digits { .. } => "digits",
+        Op::Boolean { .. } => "boolean",
+        Op::Select { .. } => "select",
+        Op::Extend { .. } => "extend",
+        Op::Translate { .. } => "translate",
         _ => "local",
     }
 }

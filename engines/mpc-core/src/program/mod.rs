@@ -11,6 +11,7 @@
 mod builder;
 mod cost;
 mod narrow;
+mod private;
 mod rounds;
 mod schedule;
 mod view;
@@ -21,6 +22,7 @@ use sprint_model::{Calibration, LayerNorm, Linear};
 
 pub(crate) use builder::{Builder, Finish, operands};
 pub use cost::{Cost, KindCost};
+pub(crate) use private::{Basis, Choice, Digit, Field, Formula, Relation, Scale};
 pub use rounds::RoundName;
 pub(crate) use schedule::Step;
 pub(crate) use view::{Strided, View};
@@ -263,11 +265,68 @@ pub(crate) enum Op {
         src: NodeId,
         tables: Vec<u32>,
     },
+    /// Another sharing of `x` in Z_2^bits, `x = x̂ - r` with a dealer's mask `r` that one party knows; the other knows `x̂`. Party 0 has the mask of
+    /// the first half of the elements ([`Op::half`]), party 1 that of the others. For [`Op::Digits`] and [`Op::Translate`] alone.
+    Reshare {
+        src: NodeId,
+        bits: u32,
+    },
+    /// XOR-shared words whose bits compare digits of `x̂` and `r` of a reshared value: the fields and then the tops of each scale in turn.
+    Digits {
+        src: NodeId,
+        scales: Vec<Scale>,
+    },
+    /// XOR-shared words whose bits are formulas of those of an XOR-shared word.
+    Boolean {
+        src: NodeId,
+        formulas: Vec<Formula>,
+    },
+    /// `Σ b·x` over XOR-shared bits and values shared in Z_2^bits.
+    Select {
+        choices: Vec<Choice>,
+        bits: u32,
+    },
+    /// A share in Z_2^to of a value shared in Z_2^from that is at least `-bias` and below `2^{from-1} - bias`.
+    Extend {
+        src: NodeId,
+        from: u32,
+        to: u32,
+        bias: u64,
+    },
+    /// A function of a reshared value, in Z_2^bits.
+    Translate {
+        src: NodeId,
+        basis: Basis,
+        bits: u32,
+    },
 }
 
 impl Op {
     /// Words of a lift check for each example.
     pub(crate) const LIFT_LANES: usize = 8;
+
+    /// Whether the parties exchange something for it.
+    pub(crate) fn communicates(&self) -> bool {
+        matches!(self, Self::Open { .. } | Self::OpenBits { .. }) || self.is_private()
+    }
+
+    /// Whether it is a scalar product of private vectors, or the sharing that makes them.
+    pub(crate) fn is_private(&self) -> bool {
+        matches!(
+            self,
+            Self::Reshare { .. }
+                | Self::Digits { .. }
+                | Self::Boolean { .. }
+                | Self::Select { .. }
+                | Self::Extend { .. }
+                | Self::Translate { .. }
+        )
+    }
+
+    /// How many of `len` reshared elements have their mask with party 0: half, up to an even number.
+    pub(crate) fn half(len: usize) -> usize {
+        len.div_ceil(2).next_multiple_of(2).min(len)
+    }
 }
 
 /// A node: what it computes, how many elements, and in which part of the model.
@@ -408,6 +467,11 @@ impl Program {
 
     /// Bytes of an opening in each party's frame.
     pub(crate) fn frame_bytes(&self, id: NodeId) -> usize {
-        packed_len(self.open_bits(id), self.node(id).len)
+        let node = self.node(id);
+        if node.op.is_private() {
+            let (widths, count) = crate::exec::private::lanes(self, node);
+            return widths.iter().map(|bits| packed_len(*bits, count)).sum();
+        }
+        packed_len(self.open_bits(id), node.len)
     }
 }

@@ -19,9 +19,15 @@ pub(super) fn narrow(nodes: &mut [Node], output: NodeId, bits: u32) {
         let op = &mut nodes[at].op;
         match op {
             Op::Truncate { ring, by, .. } => *ring = (*ring).min(needed + *by),
-            Op::Product { bits, .. } | Op::MatMul { bits, .. } | Op::Series { bits, .. } | Op::OpenBits { bits, .. } => {
+            Op::Product { bits, .. }
+            | Op::MatMul { bits, .. }
+            | Op::Series { bits, .. }
+            | Op::OpenBits { bits, .. }
+            | Op::Select { bits, .. }
+            | Op::Translate { bits, .. } => {
                 *bits = (*bits).min(needed);
             }
+            Op::Extend { from, to, .. } => *to = needed.clamp(*from, *to),
             Op::Open { bits, lifted: true, share, .. } => *share = needed.clamp(*bits + 1, 64),
             _ => {}
         }
@@ -54,7 +60,16 @@ fn reads(op: &Op, needed: u32, read: &mut dyn FnMut(NodeId, u32)) {
         | Op::Differences { src, .. }
         | Op::Intervals { src, .. }
         | Op::LookUp { src, .. }
-        | Op::Series { src, .. } => read(*src, PUBLIC),
+        | Op::Series { src, .. }
+        | Op::Digits { src, .. }
+        | Op::Boolean { src, .. }
+        | Op::Translate { src, .. } => read(*src, PUBLIC),
+        Op::Reshare { src, bits } => read(*src, *bits),
+        Op::Extend { src, from, .. } => read(*src, *from),
+        Op::Select { choices, bits } => choices.iter().for_each(|c| {
+            read(c.bits, PUBLIC);
+            read(c.value, *bits);
+        }),
         Op::Product { forms, bits } => forms.iter().for_each(|f| read(f.open, *bits)),
         Op::MatMul { a, b, bits, .. } => [a, b].into_iter().for_each(|id| read(*id, *bits)),
         Op::Polynomial { src, .. } => read(*src, 64),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::builder::operands;
 use super::cost::kind;
-use super::{Op, Program, Step};
+use super::{Program, Step};
 
 /// An exchange's size and names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +36,9 @@ impl Program {
                 bytes += size;
                 *parts.entry(node.label).or_insert(0) += size;
                 let reader = readers[id.index()].iter().find(|k| !matches!(**k, "local" | "open"));
-                let own = if matches!(node.op, Op::OpenBits { .. }) { "open_bits" } else { "open" };
-                *gates.entry(*reader.unwrap_or(&own)).or_insert(0) += size;
+                let own = kind(&node.op);
+                let gate = if node.op.is_private() { own } else { *reader.unwrap_or(&own) };
+                *gates.entry(gate).or_insert(0) += size;
             }
             let part = largest(&parts).map_or_else(String::new, |label| self.labels[label as usize].clone());
             RoundName { bytes, part, gate: largest(&gates).unwrap_or("open") }

@@ -1,7 +1,7 @@
 //! The order all roles walk a program in.
 
 use super::builder::operands;
-use super::{Node, NodeId, Op};
+use super::{Node, NodeId};
 
 /// One step of the walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) fn schedule(nodes: &[Node], output: NodeId) -> Vec<Step> {
     let mut by_level = vec![(Vec::new(), Vec::new()); levels as usize + 1];
     for (i, node) in nodes.iter().enumerate().filter(|(i, _)| needed[*i]) {
         let (local, opens) = &mut by_level[node.level as usize];
-        let list = if matches!(node.op, Op::Open { .. } | Op::OpenBits { .. }) { opens } else { local };
+        let list = if node.op.communicates() { opens } else { local };
         list.push(NodeId(i as u32));
     }
     let mut steps = Vec::new();

@@ -181,6 +181,7 @@ impl Translation {
             }
             Op::Polynomial { src, coefficients } => self.polynomial(*src, coefficients, len)?,
             Op::Alarm { .. } | Op::LiftCheck { .. } => return Err(unsupported("mode calibrated")),
+            op if op.is_private() => return Err(unsupported("mode lean")),
             _ => self.push(Gate::Linear(id), len),
         };
         self.out.additive[id.index()] = Some(made);

@@ -20,7 +20,7 @@ pub(crate) enum GateMode {
     Exact,
     /// Ranges fitted to the model's data.
     Calibrated,
-    /// The approximations the model was trained with.
+    /// The functions of `exact` from the least dealer material, in more rounds and bytes.
     Lean,
     /// A third online server in the place of the dealer.
     ThreeServer,

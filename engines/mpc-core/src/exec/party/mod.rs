@@ -5,6 +5,7 @@
 mod alarm;
 mod gates;
 mod opening;
+pub(super) mod private;
 mod product;
 
 use std::sync::Arc;

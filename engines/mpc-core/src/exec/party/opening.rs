@@ -31,6 +31,11 @@ impl Party {
             let corrections =
                 blocks(node.len).map(|(_, len)| take(material, block_bytes(&program, node, len)[self.party.index()]));
             let corrections = corrections.collect::<Result<Vec<_>, _>>()?;
+            if node.op.is_private() {
+                self.send_private(*id, node, &mut frame)?;
+                pending.push(Pending { masked: Vec::new(), mask: Vec::new(), corrections });
+                continue;
+            }
             let mut masked = self.pool.empty(node.len);
             let mut mask = Vec::new();
             match node.op {
@@ -65,6 +70,12 @@ impl Party {
             let bits = program.open_bits(*id);
             let (part, after) = rest.split_at(program.frame_bytes(*id));
             rest = after;
+            if program.node(*id).op.is_private() {
+                let out = self.pool.empty(len);
+                let value = self.receive_private(*id, program.node(*id), part, &own.corrections, out)?;
+                self.values[id.index()] = Some(value);
+                continue;
+            }
             let mut theirs = self.pool.empty(len);
             unpack(bits, part, len, &mut theirs).map_err(|_| MachineError::OutOfStep("the peer's frame is not packed words"))?;
             let Pending { masked: mut hat, mask, corrections } = own;

@@ -2,6 +2,7 @@
 
 mod functions;
 mod openings;
+mod private;
 mod products;
 mod protocol;
 mod weights;

@@ -1,0 +1,341 @@
+//! Scalar products of vectors that are each known to one party.
+//!
+//! # Functionality
+//! One party knows `u`, the other `v`, both in `R^L` with `R = Z_2^n` or GF(2); they get shares of `⟨u, v⟩`.
+//!
+//! # Protocol
+//! Du and Atallah, "Privacy-preserving cooperative statistical analysis" (ACSAC 2001), with their commodity server as dealer. The sender of a vector masks it with words `α`
+//! or `β` of its own stream, which the dealer knows too; the dealer shares `γ = ⟨α, β⟩` by party 0's stream and one correction for party 1.
+//!
+//! - *Two-sided* (both vectors are what the parties hold at the time): `û = u + α` and `v̂ = v + β` are sent in one round;
+//!   `⟨u, v⟩ = ⟨u, v̂⟩ - ⟨û, β⟩ + γ`, the first term at party 0, the second at party 1.
+//! - *One-sided* (`u` is a function of the mask `r` of a reshared value, which the dealer knows): only `v̂` is sent;
+//!   `⟨u, v⟩ = ⟨u, v̂⟩ - ⟨u, β⟩`, and the dealer shares the last. The roles are swapped in the second half of the elements, so frames are of equal size.
+//! - *A bit times a word* (Beaver's derandomised oblivious transfer, CRYPTO 1995): with `d = b ⊕ c` and `Ŷ = Y + β` sent,
+//!   `b·Y = d·Y + (1-2d)·(c·Ŷ - c·β)`, the first term at the holder of `Y`, the second at that of `b`, and the dealer shares `c·β`.
+//! - *A bit times a bit*, in a ring: both send `d_i = m_i ⊕ c_i`;
+//!   `m_0·m_1 = d_0·d_1 + d_0(1-2d_1)·c_1 + d_1(1-2d_0)·c_0 + (1-2d_0)(1-2d_1)·c_0·c_1`, and the dealer shares `c_0·c_1`.
+//!
+//! Each party sees a uniform vector and uniform words: it sends nothing that is not under a fresh mask of its own, and neither party's stream is known to the other.
+//!
+//! # Cost of an element
+//! One round; one word of `R` from the dealer, to party 1, for each product, whatever L is; online `L` words each way, one-sided on average `L/2`.
+//!
+//! | gate | vectors | dealt bits | sent bits |
+//! |---|---|---|---|
+//! | [`Op::Reshare`] | | 0 | n/2 |
+//! | [`Op::Digits`] | one-hot digits of `x̂` against the thresholds of `r` | outputs | Σ 2^width / 2 |
+//! | [`Op::Boolean`] | subset products of a product's factors | outputs | 2^factors - 2 a product |
+//! | [`Op::Select`] | `b_0` times `x_1(1-2b_1)`, `b_1` times `x_0(1-2b_0)` | 2n a choice | n + 1 a choice |
+//! | [`Op::Extend`] | top bits | to - from | 1 |
+//! | [`Op::Translate`] | cosines, or powers, of `r` against those of `x̂` | n | Σ widths / 2 |
+
+use super::circle::{Circle, Harmonics};
+use super::material::blocks;
+use super::randomness::{Purpose, low};
+use crate::program::{Basis, Choice, Digit, Field, Formula, Fourier, Node, Op, Program, Relation, Scale};
+use sprint_kernel::{packed_len, words as kernel};
+
+/// Widths of the words that a party sends for an element, and for how many elements.
+pub(crate) fn lanes(program: &Program, node: &Node) -> (Vec<u32>, usize) {
+    let half = Op::half(node.len);
+    match &node.op {
+        Op::Reshare { bits, .. } => (vec![*bits], half),
+        Op::Digits { scales, .. } => (vec![scales.iter().map(Scale::lanes).sum()], half),
+        Op::Translate { basis, bits, .. } => (basis_widths(program, basis, *bits), half),
+        Op::Boolean { formulas, .. } => (vec![formulas.iter().map(Formula::lanes).sum()], node.len),
+        Op::Select { choices, bits } => ([1, *bits].repeat(choices.len()), node.len),
+        Op::Extend { .. } => (vec![1], node.len),
+        _ => (Vec::new(), 0),
+    }
+}
+
+/// How many corrections an element has, and the bits of each.
+pub(crate) fn dealt(op: &Op) -> (usize, u32) {
+    match op {
+        Op::Digits { scales, .. } => (1, scales.iter().map(outputs).sum()),
+        Op::Boolean { formulas, .. } => (1, formulas.len() as u32),
+        Op::Select { choices, bits } => (2 * choices.len(), *bits),
+        Op::Translate { bits, .. } => (1, *bits),
+        Op::Extend { from, to, .. } => (1, to - from),
+        _ => (0, 1),
+    }
+}
+
+/// The stream of party 0's shares of a correction.
+pub(super) fn dealt_stream(op: &Op, array: usize) -> (Purpose, usize) {
+    // Lanes have the first streams of products.
+    if matches!(op, Op::Select { .. }) { (Purpose::Product, DEALT + array) } else { (Purpose::Carry, 0) }
+}
+
+/// The first stream of corrections after those of lanes.
+const DEALT: usize = 128;
+
+/// Bytes of the corrections of `len` elements.
+pub(super) fn dealt_bytes(op: &Op, len: usize) -> usize {
+    let (count, bits) = dealt(op);
+    count * packed_len(bits, len)
+}
+
+/// Whether shares are XORed, not added.
+pub(super) fn is_binary(op: &Op) -> bool {
+    matches!(op, Op::Digits { .. } | Op::Boolean { .. })
+}
+
+/// Whether a lane's words are masked by XOR, not by addition.
+pub(super) fn is_binary_lane(op: &Op, lane: usize) -> bool {
+    is_binary(op) || matches!(op, Op::Extend { .. }) || (matches!(op, Op::Select { .. }) && lane.is_multiple_of(2))
+}
+
+fn outputs(scale: &Scale) -> u32 {
+    (scale.fields.len() + scale.tops.len()) as u32
+}
+
+/// The parts of a stretch of elements in which party 0 has the mask, and in which party 1 has it, as start and length.
+pub(super) fn halves(len: usize, from: usize, count: usize) -> [(usize, usize); 2] {
+    let middle = Op::half(len).clamp(from, from + count);
+    [(from, middle - from), (middle, from + count - middle)]
+}
+
+/// The elements that party `holder` of masks has the masks of.
+pub(super) fn masked_by(len: usize, holder: usize) -> (usize, usize) {
+    halves(len, 0, len)[holder]
+}
+
+/// Blocks of a stretch.
+pub(super) fn blocks_of((start, len): (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
+    blocks(len).map(move |(from, len)| (start + from, len))
+}
+
+pub(super) fn parity(word: u64) -> u64 {
+    u64::from(word.count_ones() & 1)
+}
+
+/// The number whose digits are compared.
+fn number(scale: &Scale, x: u64) -> u64 {
+    (x.wrapping_mul(scale.multiplier) & low(scale.bits)) >> scale.drop
+}
+
+fn digit(number: u64, d: Digit) -> u64 {
+    (number >> d.offset) & low(d.width)
+}
+
+/// One-hot digits of every scale, one after another.
+pub(super) fn digit_vector(scales: &[Scale], x: u64) -> u64 {
+    let (mut vector, mut at) = (0u64, 0);
+    for scale in scales {
+        let number = number(scale, x);
+        for d in &scale.digits {
+            vector |= 1 << (at + digit(number, *d));
+            at += 1 << d.width;
+        }
+    }
+    vector
+}
+
+/// The top bits of `x̂` where its holder has one.
+pub(super) fn own_tops(scales: &[Scale], x: u64) -> u64 {
+    let (mut word, mut at) = (0u64, 0);
+    for scale in scales {
+        at += scale.fields.len();
+        let top = number(scale, x) >> (scale.bits - scale.drop - 1);
+        for _ in &scale.tops {
+            word |= top << at;
+            at += 1;
+        }
+    }
+    word
+}
+
+/// What the holder of `r` makes of a digit vector, or the dealer of its mask: the parity of the vector under each field's set of digits.
+pub(super) fn fields(scales: &[Scale], r: u64, vector: u64) -> u64 {
+    let (mut word, mut out, mut lane) = (0u64, 0, 0);
+    for scale in scales {
+        let r = number(scale, r);
+        for field in &scale.fields {
+            word |= parity(vector & field_set(scale, lane, field, r)) << out;
+            out += 1;
+        }
+        out += scale.tops.len();
+        lane += scale.lanes();
+    }
+    word
+}
+
+/// The top bits of `r + shift`.
+pub(super) fn mask_tops(scales: &[Scale], r: u64) -> u64 {
+    let (mut word, mut at) = (0u64, 0);
+    for scale in scales {
+        at += scale.fields.len();
+        let top = scale.bits - scale.drop - 1;
+        let r = number(scale, r);
+        for shift in &scale.tops {
+            word |= (r.wrapping_add(*shift as u64) >> top & 1) << at;
+            at += 1;
+        }
+    }
+    word
+}
+
+/// The digits of `x̂` that a field is 1 for. No branch and no address depends on `r`.
+fn field_set(scale: &Scale, lane: u32, field: &Field, r: u64) -> u64 {
+    let before: u32 = scale.digits[..field.digit].iter().map(|d| 1 << d.width).sum();
+    let d = scale.digits[field.digit];
+    let all = low(1 << d.width);
+    let r = digit(r.wrapping_add(field.shift as u64), d);
+    let set = match field.relation {
+        Relation::AtLeast => all << r,
+        Relation::Above => (all << r) << 1,
+        Relation::Equal => 1 << r,
+    };
+    (set & all) << (lane + before)
+}
+
+/// The vectors of all products: what party 0 makes of its word if `first`, else what party 1 makes.
+pub(super) fn factors(formulas: &[Formula], word: u64, first: bool) -> u64 {
+    let (mut vector, mut at) = (0u64, 0);
+    for product in formulas.iter().flat_map(|f| &f.products) {
+        let bits = product_bits(product, word, first);
+        let all = low(product.len() as u32);
+        for subset in 1..all {
+            let own = if first { subset } else { all & !subset };
+            vector |= u64::from(bits & own == own) << at;
+            at += 1;
+        }
+    }
+    vector
+}
+
+/// A party's bit of each factor.
+fn product_bits(product: &[(u64, bool)], word: u64, first: bool) -> u64 {
+    let bit = |(mask, constant): &(u64, bool)| parity(word & mask) ^ u64::from(*constant && first);
+    product.iter().enumerate().fold(0, |bits, (i, factor)| bits | bit(factor) << i)
+}
+
+/// What a party adds to each formula without the other: constants, linear parts, and products of its own bits.
+pub(super) fn own_formulas(formulas: &[Formula], word: u64, first: bool) -> u64 {
+    formulas.iter().enumerate().fold(0, |out, (i, formula)| {
+        let own = |product: &Vec<(u64, bool)>| {
+            let all = low(product.len() as u32);
+            u64::from(product_bits(product, word, first) == all)
+        };
+        let products = formula.products.iter().fold(0, |x, p| x ^ own(p));
+        out | (parity(word & formula.linear) ^ u64::from(formula.constant && first) ^ products) << i
+    })
+}
+
+/// The parity of each formula's part of a vector.
+pub(super) fn by_formula(formulas: &[Formula], vector: u64) -> u64 {
+    let (mut word, mut at) = (0u64, 0);
+    for (i, formula) in formulas.iter().enumerate() {
+        let lanes = formula.lanes();
+        if lanes > 0 {
+            word |= parity(vector >> at & low(lanes)) << i;
+        }
+        at += lanes;
+    }
+    word
+}
+
+/// A party's bit of a choice.
+pub(super) fn chosen(choice: &Choice, word: u64) -> u64 {
+    parity(word & choice.mask)
+}
+
+/// Fractional bits that a frequency's cosines do without: k for a coefficient below `2^-k`.
+fn spared(fit: &Fourier, frequency: usize, bits: u32) -> u32 {
+    let (a, b) = fit.pair(frequency);
+    let size = a.abs().max(b.abs()).max(f64::MIN_POSITIVE);
+    let small = (-size.log2()).floor();
+    (small.max(0.0) as u32).min(bits - 4)
+}
+
+fn basis_widths(program: &Program, basis: &Basis, bits: u32) -> Vec<u32> {
+    match basis {
+        Basis::Series { fit, bits: fraction, .. } => {
+            let fit = &program.fits[*fit as usize];
+            (1..=fit.frequencies()).flat_map(|j| [bits - spared(fit, j, *fraction); 2]).collect()
+        }
+        Basis::Power { .. } => vec![bits],
+    }
+}
+
+/// Positions of a basis' argument.
+fn positions(multiplier: u64, x: &[u64]) -> Vec<u64> {
+    x.iter().map(|x| x.wrapping_mul(multiplier)).collect()
+}
+
+/// `u` of the holder of `r`: an array for each lane.
+pub(super) fn of_mask(program: &Program, basis: &Basis, r: &[u64]) -> Vec<Vec<u64>> {
+    match basis {
+        Basis::Series { fit, multiplier, bits } => {
+            let fit = &program.fits[*fit as usize];
+            let circle = Circle::new(fit.period_bits);
+            let mut harmonics = Harmonics::default();
+            harmonics.restart(&circle, &positions(*multiplier, r));
+            let mut out = Vec::new();
+            for j in 1..=fit.frequencies() {
+                let spared = spared(fit, j, *bits);
+                let scale = f64::from(bits - spared).exp2();
+                for part in [harmonics.now().cos, harmonics.now().sin] {
+                    let mut words = vec![0; r.len()];
+                    kernel::rounded(&mut words, part, scale);
+                    words.iter_mut().for_each(|w| *w <<= spared);
+                    out.push(words);
+                }
+                harmonics.advance();
+            }
+            out
+        }
+        Basis::Power { multiplier, period, rate, bits, .. } => {
+            let power = |r: &u64| {
+                let position = r.wrapping_mul(*multiplier) & low(*period);
+                (libm::exp(-rate * position as f64) * f64::from(*bits).exp2()).round() as u64
+            };
+            vec![r.iter().map(power).collect()]
+        }
+    }
+}
+
+/// `v` of the holder of `x̂`.
+pub(super) fn of_opened(program: &Program, basis: &Basis, x: &[u64]) -> Vec<Vec<u64>> {
+    match basis {
+        Basis::Series { fit, multiplier, bits } => {
+            let fit = &program.fits[*fit as usize];
+            let circle = Circle::new(fit.period_bits);
+            let scale = f64::from(*bits).exp2();
+            let mut harmonics = Harmonics::default();
+            harmonics.restart(&circle, &positions(*multiplier, x));
+            let mut out = Vec::new();
+            for j in 1..=fit.frequencies() {
+                let (a, b) = fit.pair(j);
+                let now = harmonics.now();
+                let parts = [(a, b), (-b, a)].map(|(c, s)| {
+                    let values: Vec<f64> = now.cos.iter().zip(now.sin).map(|(cos, sin)| c * cos + s * sin).collect();
+                    let mut words = vec![0; x.len()];
+                    kernel::rounded(&mut words, &values, scale);
+                    words
+                });
+                out.extend(parts);
+                harmonics.advance();
+            }
+            out
+        }
+        Basis::Power { multiplier, period, rate, shift, bits } => {
+            let turn = f64::from(*period).exp2();
+            let power = |x: &u64| {
+                let position = x.wrapping_mul(*multiplier) & low(*period);
+                (libm::exp(rate * (position as f64 - turn) + shift) * f64::from(*bits).exp2()).round() as u64
+            };
+            vec![x.iter().map(power).collect()]
+        }
+    }
+}
+
+/// The public term of a basis.
+pub(super) fn constant(program: &Program, basis: &Basis) -> u64 {
+    match basis {
+        Basis::Series { fit, bits, .. } => super::circle::constant_term(&program.fits[*fit as usize], 2 * bits),
+        Basis::Power { .. } => 0,
+    }
+}
