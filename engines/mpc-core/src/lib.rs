@@ -20,8 +20,8 @@ pub use exec::{Dealer, Inputs, OpenedWeights, Party, SimulateError, WeightMasks,
 pub use machine::{Advance, DealerChunk, DealerMachine, MachineError, MaterialSource, PartyId, PartyMachine};
 pub use program::{Cost, Input, KindCost, Program, RoundName};
 pub use replicated::{
-    ReplicatedAdvance, ReplicatedCost, ReplicatedParty, ReplicatedProgram, ReplicatedReport, ReplicatedWeights, Server,
-    ThreeInMemory, decode_three, share_input_in_three, share_weights_in_three,
+    ReplicatedAdvance, ReplicatedCost, ReplicatedParty, ReplicatedProgram, ReplicatedReport, ReplicatedRound, ReplicatedWeights,
+    Server, ThreeInMemory, decode_three, share_input_in_three, share_weights_in_three,
 };
 pub use runner::{InMemory, RunReport};
 pub use weights::{PrivateWeights, PublicWeights, os_randomness};

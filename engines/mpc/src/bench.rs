@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sprint_model::{Batch, Calibration, Checkpoint, WeightPolicy};
 use sprint_mpc_core::Mode;
 
-use crate::gates::{GateError, GateSession, GateSetup, ProgramSize, SessionOptions, SharedModel};
+use crate::gates::{GateError, GateSession, GateSetup, ModelFiles, ProgramSize, SessionOptions, SharedModel};
 use crate::local::FleetMeter;
 use crate::meter::{InferenceMeter, RoleMeter, Share};
 use crate::net::LinkShape;
@@ -84,8 +84,11 @@ pub struct ByRole<T> {
     pub p0: T,
     /// Party 1.
     pub p1: T,
-    /// The dealer.
+    /// The dealer; nothing where there are three servers.
     pub dealer: T,
+    /// The third of three servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p2: Option<T>,
 }
 
 /// One number for each party.
@@ -95,6 +98,9 @@ pub struct ByParty<T> {
     pub p0: T,
     /// Party 1.
     pub p1: T,
+    /// The third of three servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p2: Option<T>,
 }
 
 /// The result, as `--json` prints it. Per inference unless said otherwise.
@@ -120,13 +126,13 @@ pub struct BenchReport {
     pub rounds: u32,
     /// Frames between the parties, session frames included.
     pub flushes: u64,
-    /// Bytes each party hands to its socket for the other: openings, headers, TLS.
-    pub online_bytes_sent: [u64; 2],
+    /// Bytes each party hands to its socket for the others: openings, headers, TLS.
+    pub online_bytes_sent: Vec<u64>,
     /// Bytes each party hands to its socket for the other once in a session, before the first request: TLS, handshake, and the opening of
     /// the private weights. Not in `online_bytes_sent`.
-    pub session_bytes_sent: [u64; 2],
+    pub session_bytes_sent: Vec<u64>,
     /// Bytes of material each party takes.
-    pub dealer_bytes: [u64; 2],
+    pub dealer_bytes: Vec<u64>,
     /// Processor seconds after set-up, offline and online.
     pub cpu_s: ByRole<f64>,
     /// Processor seconds between request and output share: of all threads, receiving material of other inferences left out.
@@ -161,6 +167,7 @@ pub fn bench_mpc(options: &BenchOptions<'_>, input: &BenchInput<'_>) -> Result<B
         sizes: vec![size],
         model: shared.digest,
     };
+    let third = shared.third.is_some().then(|| ModelFiles::of_third(&options.folder));
     drop(shared);
     let predicted = setup.predict(0, options.link)?;
     let mut session = GateSession::launch(&SessionOptions {
@@ -168,6 +175,7 @@ pub fn bench_mpc(options: &BenchOptions<'_>, input: &BenchInput<'_>) -> Result<B
         args: options.args.clone(),
         setup,
         files,
+        third,
         ledgers: options.folder.clone(),
         link: options.link,
         dealer_link: LinkShape::LOOPBACK,
@@ -227,10 +235,11 @@ fn report(
     predicted: Prediction,
 ) -> Result<BenchReport, GateError> {
     let no_run = || RoleError::Config("no run was measured".into());
-    let [p0, p1] = &meter.parties;
+    let ([p0, p1], third) = (&meter.parties, meter.third.as_ref());
     let measured = |role: &RoleMeter| role.inferences.iter().skip(warm_up).cloned().collect::<Vec<InferenceMeter>>();
-    let [runs0, runs1] = [measured(p0), measured(p1)];
-    let (last0, last1) = (runs0.last().ok_or_else(no_run)?, runs1.last().ok_or_else(no_run)?);
+    let all_parties = || [p0, p1].into_iter().chain(third);
+    let runs: Vec<Vec<InferenceMeter>> = all_parties().map(measured).collect();
+    let last = runs.iter().map(|r| r.last().ok_or_else(no_run)).collect::<Result<Vec<_>, _>>()?;
     let all = (options.runs + warm_up) as f64;
     let per_run = |role: &RoleMeter| (role.cpu_s - role.setup_cpu_s) / all;
     let cpu_online = |runs: &[InferenceMeter]| runs.iter().map(|m| m.cpu_online_s).sum::<f64>() / runs.len() as f64;
@@ -243,14 +252,14 @@ fn report(
         runs: options.runs,
         online_s: Spread::of(&times.online).ok_or_else(no_run)?,
         total_s: Spread::of(&times.total).ok_or_else(no_run)?,
-        rounds: last0.rounds,
-        flushes: last0.flushes,
-        online_bytes_sent: [last0.wire_bytes_sent, last1.wire_bytes_sent],
-        session_bytes_sent: [p0.session_bytes_sent, p1.session_bytes_sent],
-        dealer_bytes: [last0.material_bytes, last1.material_bytes],
-        cpu_s: ByRole { p0: per_run(p0), p1: per_run(p1), dealer: per_run(&meter.dealer) },
-        cpu_online_s: ByParty { p0: cpu_online(&runs0), p1: cpu_online(&runs1) },
-        peak_rss: ByRole { p0: p0.peak_rss, p1: p1.peak_rss, dealer: meter.dealer.peak_rss },
+        rounds: last[0].rounds,
+        flushes: last[0].flushes,
+        online_bytes_sent: last.iter().map(|m| m.wire_bytes_sent).collect(),
+        session_bytes_sent: all_parties().map(|p| p.session_bytes_sent).collect(),
+        dealer_bytes: last.iter().map(|m| m.material_bytes).collect(),
+        cpu_s: ByRole { p0: per_run(p0), p1: per_run(p1), dealer: per_run(&meter.dealer), p2: third.map(per_run) },
+        cpu_online_s: ByParty { p0: cpu_online(&runs[0]), p1: cpu_online(&runs[1]), p2: runs.get(2).map(|r| cpu_online(r)) },
+        peak_rss: ByRole { p0: p0.peak_rss, p1: p1.peak_rss, dealer: meter.dealer.peak_rss, p2: third.map(|t| t.peak_rss) },
         max_logit_diff: times.diff,
         link: options.link,
         by_layer: p0.by_part.clone(),

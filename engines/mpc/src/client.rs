@@ -1,4 +1,4 @@
-//! The client: shares its input to the two parties and alone learns the output.
+//! The client: shares its input to two or three parties and alone learns the output.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use crate::net::{Kind, Link, Net, Traffic, What, both};
 use crate::request::{Request, SharedInput, words_of};
 use crate::workload::ProgramShape;
 
-/// A client in session with both parties.
+/// A client in session with all parties.
 pub(crate) struct Client {
     net: Arc<Net>,
-    parties: [Link; 2],
+    parties: Vec<Link>,
     shapes: Vec<ProgramShape>,
     limit: Duration,
     next: u64,
 }
 
 impl Client {
-    pub(crate) fn new(net: Arc<Net>, parties: [Link; 2], shapes: Vec<ProgramShape>, limit: Duration) -> Self {
+    pub(crate) fn new(net: Arc<Net>, parties: Vec<Link>, shapes: Vec<ProgramShape>, limit: Duration) -> Self {
         Self { net, parties, shapes, limit, next: 0 }
     }
 
@@ -33,26 +33,33 @@ impl Client {
         if given != due {
             return Err(unfit(format!("an input and a public part of {given:?} bytes where the program takes {due:?}")));
         }
-        let shares = [&input.seed[..], &input.rest[..]].map(|share| Zeroizing::new([&input.public[..], share].concat()));
+        let shares = input.shares();
+        if shares.len() != self.parties.len() {
+            return Err(unfit(format!("an input in {} shares for {} parties", shares.len(), self.parties.len())));
+        }
         let bytes = shape.output_words * 8;
         self.next += 1;
         let limit = self.limit;
-        let [link0, link1] = &mut self.parties;
-        let asked = both(ask(link0, request, &shares[0], bytes, limit), ask(link1, request, &shares[1], bytes, limit));
-        let (a, b) = self.net.block_on(asked).map_err(first_cause)?;
-        Ok(words_of(&a).zip(words_of(&b)).map(|(a, b)| a.wrapping_add(b)).collect())
+        let parties = self.parties.iter_mut().zip(&shares);
+        let asked = parties.map(|(link, share)| ask(link, request, share, bytes, limit)).collect();
+        let outputs = self.net.block_on(all(asked)).map_err(first_cause)?;
+        let mut sum = vec![0u64; shape.output_words];
+        for output in &outputs {
+            sum.iter_mut().zip(words_of(output)).for_each(|(sum, word)| *sum = sum.wrapping_add(word));
+        }
+        Ok(sum)
     }
 
-    /// Has both parties fetch the material of the next request, so that the request itself is online work only.
+    /// Has all parties fetch the material of the next request, so that the request itself is online work only.
     pub(crate) fn prepare(&mut self, program: u32) -> Result<(), RoleError> {
         let (request, limit) = (Request { number: self.next, program }, self.limit);
-        let [link0, link1] = &mut self.parties;
-        self.net.block_on(both(wish(link0, request, limit), wish(link1, request, limit))).map(drop).map_err(first_cause)
+        let wishes = self.parties.iter_mut().map(|link| wish(link, request, limit)).collect();
+        self.net.block_on(all(wishes)).map(drop).map_err(first_cause)
     }
 
     /// What its links have carried.
-    pub(crate) fn traffic(&self) -> [Traffic; 2] {
-        self.parties.each_ref().map(Link::traffic)
+    pub(crate) fn traffic(&self) -> Vec<Traffic> {
+        self.parties.iter().map(Link::traffic).collect()
     }
 
     /// Ends the session in good order.
@@ -69,10 +76,25 @@ impl Client {
 }
 
 /// A party that only lost its peer tells less than the one that failed.
-fn first_cause(mut failures: Vec<RoleError>) -> RoleError {
+pub(crate) fn first_cause(mut failures: Vec<RoleError>) -> RoleError {
     let at =
         failures.iter().position(|e| !e.is_secondary()).or_else(|| failures.iter().position(RoleError::is_reasoned)).unwrap_or(0);
     failures.swap_remove(at)
+}
+
+/// Two or three at the same time; see [`both`].
+async fn all<T, F: Future<Output = Result<T, RoleError>>>(mut futures: Vec<F>) -> Result<Vec<T>, Vec<RoleError>> {
+    let Some(last) = futures.pop() else { return Ok(Vec::new()) };
+    let Some(middle) = futures.pop() else { return last.await.map(|t| vec![t]).map_err(|e| vec![e]) };
+    let pair = async { both(middle, last).await.map(|(a, b)| vec![a, b]).map_err(first_cause) };
+    match futures.pop() {
+        None => pair.await.map_err(|e| vec![e]),
+        Some(first) => {
+            let (mut all, rest) = both(async { first.await.map(|t| vec![t]) }, pair).await?;
+            all.extend(rest);
+            Ok(all)
+        }
+    }
 }
 
 async fn wish(link: &mut Link, request: Request, limit: Duration) -> Result<(), RoleError> {

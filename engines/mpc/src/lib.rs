@@ -27,6 +27,7 @@ mod predict;
 mod request;
 mod role;
 mod roles;
+mod three;
 #[cfg(test)]
 #[allow(dead_code, unreachable_pub, reason = "shared with the process tests, which use more of it")]
 #[path = "../tests/toy/mod.rs"]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sprint_mpc_core::{KindCost, PartyId, Program};
+use sprint_mpc_core::{KindCost, PartyId, Program, ReplicatedProgram, ReplicatedRound, ReplicatedWeights, Server};
 
 use crate::gates::{GateError, GateSetup};
 use crate::net::{LinkShape, wire_len};
@@ -18,15 +18,15 @@ pub struct Prediction {
     pub rounds: u32,
     /// Frames between the parties, session frames included.
     pub flushes: u64,
-    /// Bytes of openings that each party sends.
-    pub opened_bytes: [u64; 2],
+    /// Bytes of openings that each party sends; of messages, where there are three.
+    pub opened_bytes: Vec<u64>,
     /// The same on the wire: with frame headers, TLS records and session frames. A socket that takes a write in pieces adds a few
     /// records.
-    pub online_bytes_sent: [u64; 2],
+    pub online_bytes_sent: Vec<u64>,
     /// Bytes of openings that each party sends once in a session, before the first request: the private weights.
     pub session_opened_bytes: u64,
     /// Bytes of material for each party.
-    pub dealer_bytes: [u64; 2],
+    pub dealer_bytes: Vec<u64>,
     /// Seconds that the link alone costs between the parties: half a round trip a frame, and the bytes at its rate.
     pub link_s: f64,
     /// By part of the model.
@@ -60,6 +60,9 @@ impl GateSetup {
     /// The same for each program.
     pub fn predict_all(&self, link: LinkShape) -> Result<Vec<Prediction>, GateError> {
         let compiled = self.compile()?;
+        if !compiled.plans.is_empty() {
+            return Ok(compiled.plans.iter().map(|plan| predict_three(plan, link)).collect());
+        }
         let each = compiled.shapes.iter().zip(&compiled.programs);
         Ok(each.map(|(shape, source)| predict(shape, source, link)).collect())
     }
@@ -77,13 +80,42 @@ fn predict(shape: &ProgramShape, program: &Program, link: LinkShape) -> Predicti
     Prediction {
         rounds: shape.rounds.len() as u32,
         flushes,
-        opened_bytes: [shape.sent_bytes(PartyId::P0), shape.sent_bytes(PartyId::P1)],
-        online_bytes_sent,
+        opened_bytes: vec![shape.sent_bytes(PartyId::P0), shape.sent_bytes(PartyId::P1)],
+        online_bytes_sent: online_bytes_sent.to_vec(),
         session_opened_bytes: program.weight_frame_bytes() as u64,
-        dealer_bytes: shape.dealer_bytes,
+        dealer_bytes: shape.dealer_bytes.to_vec(),
         link_s: flushes as f64 * link.rtt_ms / 2e3 + air,
         by_layer: shares(&cost.by_layer, shape.rounds.iter().map(|r| &r.part)),
         by_gate: shares(&cost.by_gate, shape.rounds.iter().map(|r| &r.gate)),
+    }
+}
+
+/// Of three servers: each sends to both others, over a link each.
+fn predict_three(plan: &ReplicatedProgram, link: LinkShape) -> Prediction {
+    let (cost, rounds) = (plan.cost(), plan.rounds());
+    // A link that carries something in either direction carries a frame in both.
+    let frames = |r: &ReplicatedRound, me: Server| {
+        let ((back, on), before, after) = (r.bytes[me.index()], r.bytes[me.previous().index()].1, r.bytes[me.next().index()].0);
+        [(back, before), (on, after)].into_iter().filter(|(a, b)| a + b > 0).map(|(sent, _)| sent).collect::<Vec<_>>()
+    };
+    let session = 2 * (wire_len(crate::three::BEGIN) + wire_len(crate::three::TRANSCRIPT));
+    let wire = |me: Server| session + rounds.iter().flat_map(|r| frames(r, me)).map(wire_len).sum::<u64>();
+    let flushes = rounds.iter().map(|r| frames(r, Server::S0).len() as u64).sum::<u64>() + 4;
+    let longest = |r: &ReplicatedRound| r.bytes.iter().map(|(a, b)| wire_len(*a.max(b))).max().unwrap_or_default();
+    let air = link.mbit.map_or(0.0, |rate| rounds.iter().map(longest).sum::<u64>() as f64 * 8e-6 / rate);
+    let thirds = |costs: &BTreeMap<String, KindCost>| -> BTreeMap<String, KindCost> {
+        costs.iter().map(|(name, c)| (name.clone(), KindCost { online_bytes: c.online_bytes / 3, ..*c })).collect()
+    };
+    Prediction {
+        rounds: cost.rounds,
+        flushes,
+        opened_bytes: cost.online_bytes.to_vec(),
+        online_bytes_sent: Server::ALL.map(wire).to_vec(),
+        session_opened_bytes: ReplicatedWeights::frame_bytes(plan.program()) as u64,
+        dealer_bytes: vec![0; 3],
+        link_s: (rounds.len() + 2) as f64 * link.rtt_ms / 2e3 + air,
+        by_layer: shares(&thirds(&cost.by_layer), rounds.iter().map(|r| &r.part)),
+        by_gate: shares(&thirds(&cost.by_gate), rounds.iter().map(|r| r.gate.to_owned()).collect::<Vec<_>>().iter()),
     }
 }
 

@@ -54,6 +54,8 @@ pub(crate) fn bytes_of(words: &[u64]) -> Zeroizing<Vec<u8>> {
 /// An input as the two parties get it. Nothing here may be used for two requests: a repeated seed with another input reveals the difference.
 pub struct SharedInput {
     pub(crate) seed: Zeroizing<[u8; SEED]>,
+    /// The second of three servers' seed.
+    pub(crate) second: Option<Zeroizing<[u8; SEED]>>,
     pub(crate) rest: Zeroizing<Vec<u8>>,
     pub(crate) public: Vec<u8>,
 }
@@ -74,17 +76,47 @@ impl SharedInput {
         public: &[u8],
         subtract: impl FnOnce(&mut dyn FnMut(&mut [u64])) -> Vec<u8>,
     ) -> Result<Self, getrandom::Error> {
-        let mut seed = Zeroizing::new([0; SEED]);
-        getrandom::fill(&mut *seed)?;
-        let mut stream = blake3::Hasher::new_derive_key(INPUT).update(&*seed).finalize_xof();
+        let (seed, mut stream) = fresh_stream()?;
         let mut mask = |words: &mut [u64]| {
-            let mut bytes = Zeroizing::new(vec![0; words.len() * 8]);
-            stream.fill(&mut bytes);
+            let bytes = stream(words.len());
             words.iter_mut().zip(words_of(&bytes)).for_each(|(w, r)| *w = r);
         };
         let rest = Zeroizing::new(subtract(&mut mask));
-        Ok(Self { seed, rest, public: public.to_vec() })
+        Ok(Self { seed, second: None, rest, public: public.to_vec() })
     }
+
+    /// The same among three servers: two get a seed and the third the input less both their masks.
+    pub fn in_three(subtract: impl FnOnce(&mut dyn FnMut(&mut [u64])) -> Vec<u8>) -> Result<Self, getrandom::Error> {
+        let ((seed, mut first), (other, mut second)) = (fresh_stream()?, fresh_stream()?);
+        let mut mask = |words: &mut [u64]| {
+            let (a, b) = (first(words.len()), second(words.len()));
+            words.iter_mut().zip(words_of(&a).zip(words_of(&b))).for_each(|(w, (a, b))| *w = a.wrapping_add(b));
+        };
+        let rest = Zeroizing::new(subtract(&mut mask));
+        Ok(Self { seed, second: Some(other), rest, public: Vec::new() })
+    }
+
+    /// What each server gets, in order.
+    pub(crate) fn shares(&self) -> Vec<Zeroizing<Vec<u8>>> {
+        let seeds = std::iter::once(&self.seed).chain(&self.second).map(|s| &s[..]);
+        let parts = seeds.chain(std::iter::once(&self.rest[..]));
+        parts.map(|share| Zeroizing::new([&self.public[..], share].concat())).collect()
+    }
+}
+
+/// A seed and the words, as bytes, that [`expand`] makes of it, piece by piece.
+type Stream = (Zeroizing<[u8; SEED]>, Box<dyn FnMut(usize) -> Zeroizing<Vec<u8>>>);
+
+fn fresh_stream() -> Result<Stream, getrandom::Error> {
+    let mut seed = Zeroizing::new([0; SEED]);
+    getrandom::fill(&mut *seed)?;
+    let mut stream = blake3::Hasher::new_derive_key(INPUT).update(&*seed).finalize_xof();
+    let words = move |words: usize| {
+        let mut bytes = Zeroizing::new(vec![0; words * 8]);
+        stream.fill(&mut bytes);
+        bytes
+    };
+    Ok((seed, Box::new(words)))
 }
 
 impl std::fmt::Debug for SharedInput {
@@ -132,6 +164,20 @@ mod tests {
             Vec::new()
         });
         assert_eq!(seen, words_of(&expand(INPUT, &shared.unwrap().seed, 6)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn three_shares_add_up() {
+        let x: Vec<u64> = (0..50).map(|i| i * 0x0123_4567_89ab).collect();
+        let shared = SharedInput::in_three(|mask| {
+            let mut masks = vec![0; 50];
+            mask(&mut masks);
+            x.iter().zip(&masks).flat_map(|(x, r)| x.wrapping_sub(*r).to_le_bytes()).collect()
+        });
+        let shares = shared.unwrap().shares();
+        let words = [0, 1].map(|i| expand(INPUT, shares[i][..].try_into().unwrap(), 50));
+        let sum = words_of(&words[0]).zip(words_of(&words[1])).zip(words_of(&shares[2]));
+        assert_eq!(sum.map(|((a, b), c)| a.wrapping_add(b).wrapping_add(c)).collect::<Vec<_>>(), x);
     }
 
     #[test]

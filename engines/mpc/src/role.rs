@@ -3,9 +3,9 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sprint_mpc_core::PartyId;
+use sprint_mpc_core::{PartyId, Server};
 
-/// One of the four ends of the protocol.
+/// One of the ends of the protocol: two parties and a dealer, or three parties, and a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
     /// The first online server.
@@ -20,11 +20,14 @@ pub enum Role {
     /// Owns the input and alone learns the output.
     #[serde(rename = "client")]
     Client,
+    /// The third online server, where there are three and no dealer.
+    #[serde(rename = "party-2")]
+    Party2,
 }
 
 impl Role {
-    /// All four, in a fixed order.
-    pub const ALL: [Self; 4] = [Self::Party0, Self::Party1, Self::Dealer, Self::Client];
+    /// All, in a fixed order.
+    pub const ALL: [Self; 5] = [Self::Party0, Self::Party1, Self::Dealer, Self::Client, Self::Party2];
 
     /// The name in configuration and events.
     pub fn name(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Role {
             Self::Party1 => "party-1",
             Self::Dealer => "dealer",
             Self::Client => "client",
+            Self::Party2 => "party-2",
         }
     }
 
@@ -48,15 +52,36 @@ impl Role {
             Self::Party1 => 1,
             Self::Dealer => 2,
             Self::Client => 3,
+            Self::Party2 => 4,
         }
     }
 
-    /// The party id, if it is a party.
+    /// The server, where there are three.
+    pub fn server(self) -> Option<Server> {
+        match self {
+            Self::Party0 => Some(Server::S0),
+            Self::Party1 => Some(Server::S1),
+            Self::Party2 => Some(Server::S2),
+            Self::Dealer | Self::Client => None,
+        }
+    }
+
+    /// The party id, if it is one of two parties.
     pub fn party(self) -> Option<PartyId> {
         match self {
             Self::Party0 => Some(PartyId::P0),
             Self::Party1 => Some(PartyId::P1),
-            Self::Dealer | Self::Client => None,
+            Self::Dealer | Self::Client | Self::Party2 => None,
+        }
+    }
+}
+
+impl From<Server> for Role {
+    fn from(server: Server) -> Self {
+        match server {
+            Server::S0 => Self::Party0,
+            Server::S1 => Self::Party1,
+            Server::S2 => Self::Party2,
         }
     }
 }
@@ -77,6 +102,7 @@ impl fmt::Display for Role {
             Self::Party1 => "party 1",
             Self::Dealer => "the dealer",
             Self::Client => "the client",
+            Self::Party2 => "party 2",
         })
     }
 }

@@ -88,7 +88,7 @@ fn run_at(dir: &Path, fault: Fault, requests: u64) -> Ends {
     ];
     let there = net.clone();
     let dealer = thread::spawn(move || dealer::serve(&there, BINDING.session, &*toy.workload(), [from0, from1]));
-    let mut client = Client::new(net.clone(), [to0, to1], toy.workload().shapes().to_vec(), Duration::from_secs(5));
+    let mut client = Client::new(net.clone(), vec![to0, to1], toy.workload().shapes().to_vec(), Duration::from_secs(5));
     let answers = (0..requests).map(|i| client.infer(0, SharedInput::of_words(&[i + 2; 20], b"mask").unwrap())).collect();
     let _ = client.finish();
     let [(end0, indexes0), (end1, indexes1)] = parties.map(|p| p.join().unwrap());

@@ -22,7 +22,10 @@ pub(super) fn forecast(store: &Store, params: &Value, inputs: &ForeseenInputs) -
     let count = |program: usize| plan.jobs.iter().filter(|j| j.program as usize == program).count() as u64;
     let shapes: Vec<_> = each.iter().zip(&plan.sizes).enumerate().map(|(i, (p, size))| (count(i), p, size)).collect();
     let sum = |of: &dyn Fn(&sprint_mpc::Prediction) -> u64| shapes.iter().map(|(n, p, _)| n * of(p)).sum::<u64>();
-    let both = |of: &dyn Fn(&sprint_mpc::Prediction) -> [u64; 2]| [0, 1].map(|party| sum(&|p| of(p)[party]));
+    let each_party = |of: &dyn Fn(&sprint_mpc::Prediction) -> &[u64]| -> Vec<u64> {
+        let parties = each.first().map_or(0, |p| of(p).len());
+        (0..parties).map(|party| sum(&|p| of(p)[party])).collect()
+    };
     let by_length = shapes.iter().map(|(n, p, size)| {
         json!({"tokens": size.tokens, "batch": size.batch, "inferences": n, "rounds": p.rounds,
             "online_bytes_sent": p.online_bytes_sent, "dealer_bytes": p.dealer_bytes, "link_s": p.link_s})
@@ -32,8 +35,8 @@ pub(super) fn forecast(store: &Store, params: &Value, inputs: &ForeseenInputs) -
         "messages": plan.rows.len(),
         "inferences": plan.jobs.len(),
         "rounds": shapes.iter().map(|(_, p, _)| p.rounds).max(),
-        "online_bytes_sent": both(&|p| p.online_bytes_sent),
-        "dealer_bytes": both(&|p| p.dealer_bytes),
+        "online_bytes_sent": each_party(&|p| &p.online_bytes_sent),
+        "dealer_bytes": each_party(&|p| &p.dealer_bytes),
         "link_s": shapes.iter().map(|(n, p, _)| *n as f64 * p.link_s).sum::<f64>(),
         "link": params.link(),
         "by_length": by_length.collect::<Vec<_>>(),

@@ -267,6 +267,7 @@ impl InferMpc {
             args: self.program.args.clone(),
             setup: GateSetup { spec, policy, mode, calibration, sizes: plan.sizes.clone(), model: digest },
             files: lay_out(ctx)?,
+            third: None,
             ledgers,
             link: params.link(),
             dealer_link: LinkShape::LOOPBACK,

@@ -49,6 +49,8 @@ pub enum Mode {
     Calibrated,
     /// The functions of [`Mode::Exact`] with the least one-time material, in more rounds.
     Lean,
+    /// The functions of [`Mode::Exact`] on three servers of which one may be corrupted, without a dealer ([`crate::ReplicatedProgram`]).
+    ThreeServer,
 }
 
 impl std::fmt::Display for Mode {
@@ -57,6 +59,7 @@ impl std::fmt::Display for Mode {
             Self::Exact => "exact",
             Self::Calibrated => "calibrated",
             Self::Lean => "lean",
+            Self::ThreeServer => "three-server",
         })
     }
 }

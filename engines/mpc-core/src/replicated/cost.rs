@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Dealt, Gate, GateId, ReplicatedProgram, Step};
 use super::server::Server;
+use crate::KindCost;
 
 /// Rounds and bytes of one inference, exact.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -14,10 +15,21 @@ pub struct ReplicatedCost {
     pub rounds: u32,
     /// Bytes that each server sends.
     pub online_bytes: [u64; 3],
-    /// Bytes that all servers send, by kind of gate.
-    pub by_gate: BTreeMap<String, u64>,
-    /// Bytes that all servers send, by part of the model.
-    pub by_layer: BTreeMap<String, u64>,
+    /// Messages by kind; bytes are those of all three servers.
+    pub by_gate: BTreeMap<String, KindCost>,
+    /// The same by part of the model.
+    pub by_layer: BTreeMap<String, KindCost>,
+}
+
+/// An exchange's sizes, and what it is for: of its largest message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicatedRound {
+    /// Bytes that each server sends to the one before it and to the one after it.
+    pub bytes: [(usize, usize); 3],
+    /// The part of the model.
+    pub part: String,
+    /// The kind of gate.
+    pub gate: &'static str,
 }
 
 impl ReplicatedProgram {
@@ -32,6 +44,29 @@ impl ReplicatedProgram {
         cost
     }
 
+    /// The exchanges in order.
+    pub fn rounds(&self) -> Vec<ReplicatedRound> {
+        let exchanges = self.steps.iter().filter_map(|step| match step {
+            Step::Exchange { gates, .. } => Some(gates),
+            Step::Run { .. } => None,
+        });
+        let rounds = exchanges.map(|gates| {
+            let sent = |server: Server| self.frame_bytes(gates, server);
+            let size = |id: &GateId| {
+                let sums = Server::ALL.map(|server| self.message_bytes(*id, server));
+                sums.iter().map(|(a, b)| a + b).sum::<usize>()
+            };
+            let most = *gates.iter().max_by_key(|id| size(id)).expect("an exchange has gates");
+            ReplicatedRound { bytes: Server::ALL.map(sent), part: self.part(most).to_owned(), gate: kind(&self.gate(most).gate) }
+        });
+        rounds.collect()
+    }
+
+    /// The part of the model that a gate is of.
+    fn part(&self, id: GateId) -> &str {
+        &self.program.labels[self.program.node(self.gate(id).node).label as usize]
+    }
+
     fn count(&self, cost: &mut ReplicatedCost, id: GateId) {
         let node = self.gate(id);
         let mut total = 0;
@@ -40,9 +75,12 @@ impl ReplicatedProgram {
             cost.online_bytes[server.index()] += (before + after) as u64;
             total += (before + after) as u64;
         }
-        let layer = self.program.labels[self.program.node(node.node).label as usize].clone();
-        *cost.by_gate.entry(kind(&node.gate).to_owned()).or_default() += total;
-        *cost.by_layer.entry(layer).or_default() += total;
+        let layer = self.part(id).to_owned();
+        for entry in [cost.by_gate.entry(kind(&node.gate).to_owned()).or_default(), cost.by_layer.entry(layer).or_default()] {
+            entry.gates += 1;
+            entry.elements += node.len as u64;
+            entry.online_bytes += total;
+        }
     }
 }
 

@@ -38,7 +38,7 @@ mod share;
 mod tests;
 mod translate;
 
-pub use cost::ReplicatedCost;
+pub use cost::{ReplicatedCost, ReplicatedRound};
 pub use party::{ReplicatedAdvance, ReplicatedParty};
 pub use plan::ReplicatedProgram;
 pub use runner::{ReplicatedReport, ThreeInMemory};

@@ -1,7 +1,7 @@
-//! A model split for two parties: what both may see, and a share for each.
+//! A model split for two or three parties: what all may see, and a share for each.
 //!
 //! ```text
-//! share file   "SFSHARE1"  party u8  0×7  sharing[32]  public[32]  check[32]  words …
+//! share file   "SFSHARE1"  party u8  servers u8 (0 for two)  0×6  sharing[32]  public[32]  check[32]  words …
 //! ```
 //!
 //! `sharing` is drawn afresh by each sharing, so shares of different sharings do not pass for a pair; `public` is the digest of the public part;
@@ -12,11 +12,15 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sprint_model::checkpoint::{params_from_safetensors, params_to_safetensors};
 use sprint_model::{Calibration, Checkpoint, ModelSpec, ParamPath, Part, TensorData, Visibility, WeightPolicy};
-use sprint_mpc_core::{MachineError, Mode, PartyId, PrivateWeights, Program, PublicWeights, os_randomness};
+use sprint_mpc_core::{
+    MachineError, Mode, PartyId, PrivateWeights, Program, PublicWeights, ReplicatedProgram, Server, os_randomness,
+    share_weights_in_three,
+};
 use zeroize::Zeroizing;
 
 use super::session::GateError;
@@ -35,6 +39,8 @@ pub struct SharedModel {
     pub public: Vec<u8>,
     /// Each party's share file; a secret of that party.
     pub shares: [Zeroizing<Vec<u8>>; 2],
+    /// The third server's, for gates of mode three-server.
+    pub third: Option<Zeroizing<Vec<u8>>>,
     /// Names this sharing of this model.
     pub digest: Digest,
 }
@@ -61,6 +67,11 @@ impl ModelFiles {
         let public = folder.join("public.safetensors");
         [0, 1].map(|party| Self { public: public.clone(), share: folder.join(format!("party-{party}.share")) })
     }
+
+    /// The third server's, of a model shared among three.
+    pub fn of_third(folder: &Path) -> Self {
+        Self { public: folder.join("public.safetensors"), share: folder.join("party-2.share") }
+    }
 }
 
 impl SharedModel {
@@ -80,16 +91,28 @@ impl SharedModel {
         let shares = PrivateWeights::share(&program, checkpoint, &mut os_randomness)?;
         let public_digest = *blake3::hash(&public).as_bytes();
         let digest = model_digest((spec, policy, mode, ranges), &public_digest, &sharing);
-        let file = |me: PartyId| share_file(me, &sharing, &public_digest, &shares[me.index()].to_bytes());
-        Ok(Self { public, shares: [file(PartyId::P0), file(PartyId::P1)], digest })
+        let file = |holder: Holder, share: &PrivateWeights| share_file(holder, &sharing, &public_digest, &share.to_bytes());
+        if mode == Mode::ThreeServer {
+            // Without a form of this program for three servers, its shares are of no use.
+            ReplicatedProgram::new(Arc::new(program))?;
+            let [a, b, c] = share_weights_in_three(shares, &mut os_randomness);
+            let [a, b, c] = [(Server::S0, a), (Server::S1, b), (Server::S2, c)].map(|(s, w)| file(Holder::of_three(s), &w));
+            return Ok(Self { public, shares: [a, b], third: Some(c), digest });
+        }
+        let [a, b] = &shares;
+        let shares = [file(Holder::of_two(PartyId::P0), a), file(Holder::of_two(PartyId::P1), b)];
+        Ok(Self { public, shares, third: None, digest })
     }
 
-    /// Writes the three files into `folder`, the shares for their owner's eyes only.
+    /// Writes all files into `folder`, the shares for their owner's eyes only; a third server's is where [`ModelFiles::of_third`] says.
     pub fn write(&self, folder: &Path) -> io::Result<[ModelFiles; 2]> {
         let both = ModelFiles::of_both(folder);
         fs::write(&both[0].public, &self.public)?;
         for (files, bytes) in both.iter().zip(&self.shares) {
             write_private(&files.share, bytes)?;
+        }
+        if let Some(third) = &self.third {
+            write_private(&ModelFiles::of_third(folder).share, third)?;
         }
         Ok(both)
     }
@@ -106,6 +129,28 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Whose a share file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holder {
+    index: u8,
+    /// 0 where two hold shares.
+    servers: u8,
+}
+
+impl Holder {
+    pub(crate) fn of_two(me: PartyId) -> Self {
+        Self { index: me.index() as u8, servers: 0 }
+    }
+
+    pub(crate) fn of_three(me: Server) -> Self {
+        Self { index: me.index() as u8, servers: 3 }
+    }
+
+    fn header(self) -> [u8; 8] {
+        [self.index, self.servers, 0, 0, 0, 0, 0, 0]
+    }
+}
+
 /// A party's weights, ready for all programs of a session.
 pub(crate) struct Weights {
     pub(crate) public: PublicWeights,
@@ -116,7 +161,7 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// Reads and checks both files against the digest that the session names.
-    pub(crate) fn load(me: PartyId, setup: &GateSetup, program: &Program, files: &ModelFiles) -> Result<Self, RoleError> {
+    pub(crate) fn load(me: Holder, setup: &GateSetup, program: &Program, files: &ModelFiles) -> Result<Self, RoleError> {
         let GateSetup { spec, policy, mode, calibration, model: expected, .. } = setup;
         let (policy, expected) = (*policy, *expected);
         let share = Zeroizing::new(read(&files.share)?);
@@ -194,10 +239,10 @@ fn model_digest(about: About<'_>, public: &[u8; 32], sharing: &[u8; 32]) -> Dige
     Digest::new(*hasher.finalize().as_bytes())
 }
 
-fn share_file(me: PartyId, sharing: &[u8; 32], public: &[u8; 32], words: &[u8]) -> Zeroizing<Vec<u8>> {
+fn share_file(me: Holder, sharing: &[u8; 32], public: &[u8; 32], words: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut file = Zeroizing::new(Vec::with_capacity(HEADER + words.len()));
     file.extend_from_slice(MAGIC);
-    file.extend_from_slice(&[me.index() as u8, 0, 0, 0, 0, 0, 0, 0]);
+    file.extend_from_slice(&me.header());
     file.extend_from_slice(sharing);
     file.extend_from_slice(public);
     file.extend_from_slice(blake3::hash(words).as_bytes());
@@ -213,13 +258,16 @@ struct ShareFile<'a> {
 }
 
 impl<'a> ShareFile<'a> {
-    fn parse(bytes: &'a [u8], me: PartyId) -> Result<Self, &'static str> {
+    fn parse(bytes: &'a [u8], me: Holder) -> Result<Self, &'static str> {
         let (header, words) = bytes.split_at_checked(HEADER).ok_or("cut short")?;
         if header[..8] != MAGIC[..] {
             return Err("not a share file");
         }
-        if header[8..16] != [me.index() as u8, 0, 0, 0, 0, 0, 0, 0] {
-            return Err("the other party's share");
+        if header[9] != me.servers {
+            return Err("a share of a model shared among another number of servers");
+        }
+        if header[8..16] != me.header() {
+            return Err("another party's share");
         }
         let field = |at: usize| header[at..at + 32].try_into().expect("32 bytes within a header");
         if field(80) != blake3::hash(words).as_bytes() {

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sprint_model::Checkpoint;
+use sprint_mpc_core::Mode;
 
 use super::model::material_digest;
 use super::session::GateError;
 use super::setup::GateSetup;
 use super::workload::Gates;
+use crate::error::RoleError;
 use crate::precompute::{Precomputed, precompute};
 
 /// Makes material for one inference with each program of `plan`, numbers of `setup`'s programs, into the empty or missing folder `folder`.
@@ -19,6 +21,11 @@ pub fn precompute_material(
     checkpoint: &Checkpoint,
     plan: &[u32],
 ) -> Result<Precomputed, GateError> {
+    if setup.mode == Mode::ThreeServer {
+        return Err(
+            RoleError::Config("gates of mode three-server use no dealer, so there is no material to make ahead".into()).into()
+        );
+    }
     let compiled = setup.compile()?;
     let material = material_digest(checkpoint, setup.policy)?;
     let gates = Arc::new(Gates { model: setup.model, material, compiled, weights: None });

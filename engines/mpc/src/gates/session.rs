@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sprint_model::{Batch, CheckpointError};
-use sprint_mpc_core::{CompileError, MachineError, Program, decode_answers, encode_inputs};
+use sprint_mpc_core::{CompileError, MachineError, Mode, Program, decode_answers, encode_inputs};
 
 use super::model::ModelFiles;
 use super::setup::{Compiled, GateSetup};
@@ -28,6 +28,8 @@ pub struct SessionOptions {
     pub setup: GateSetup,
     /// Each party's files.
     pub files: [ModelFiles; 2],
+    /// The third server's, for gates of mode three-server.
+    pub third: Option<ModelFiles>,
     /// Folder of the parties' ledgers.
     pub ledgers: PathBuf,
     /// The link between the parties, and of the client to both.
@@ -65,10 +67,11 @@ pub enum GateError {
     Role(#[from] RoleError),
 }
 
-/// Three processes that evaluate one model, and their client.
+/// Three processes that evaluate one model, two parties and a dealer or three servers, and their client.
 pub struct GateSession {
     fleet: LocalFleet,
     programs: Vec<Arc<Program>>,
+    three: bool,
 }
 
 impl GateSession {
@@ -79,7 +82,12 @@ impl GateSession {
 
     /// As [`GateSession::launch`], with some roles in other places; the paths of `files` are those that each party sees.
     pub fn launch_at(options: &SessionOptions, places: &BTreeMap<Role, RolePlace>) -> Result<Self, GateError> {
-        let Compiled { programs, shapes, digest } = options.setup.compile()?;
+        let three = options.setup.mode == Mode::ThreeServer;
+        if three != options.third.is_some() || three && options.material.is_some() {
+            let what = "gates of mode three-server take three servers' files and no material, others two parties'";
+            return Err(RoleError::Config(what.into()).into());
+        }
+        let Compiled { programs, shapes, digest, .. } = options.setup.compile()?;
         let batch = match &options.material {
             Some(folder) => batch_of(folder, digest)?,
             None => BatchId::random().map_err(|e| RoleError::System(e.to_string()))?,
@@ -90,6 +98,7 @@ impl GateSession {
             workload: configs(options)?,
             batch,
             material: options.material.clone(),
+            three,
             ledgers: options.ledgers.clone(),
             link: options.link,
             dealer_link: options.dealer_link,
@@ -98,7 +107,7 @@ impl GateSession {
             standing: options.standing,
         };
         let side = ClientSide { model: options.setup.model, program: digest, shapes };
-        Ok(Self { fleet: LocalFleet::launch_at(&fleet, side, places)?, programs })
+        Ok(Self { fleet: LocalFleet::launch_at(&fleet, side, places)?, programs, three })
     }
 
     /// Has the material of the next batch fetched, so that [`GateSession::infer`] is online work only.
@@ -118,10 +127,11 @@ impl GateSession {
     pub fn answer(&mut self, program: u32, batch: &Batch, embedded: &[f32]) -> Result<Vec<Option<Vec<f32>>>, GateError> {
         let compiled = self.programs.get(program as usize).ok_or_else(|| MachineError::Input(format!("no program {program}")))?;
         let input = encode_inputs(compiled, batch, embedded)?;
-        let shared = SharedInput::with_masks(&[], |mask| {
+        let less_masks = |mask: &mut dyn FnMut(&mut [u64])| {
             let [_, rest] = input.share(mask);
             rest
-        });
+        };
+        let shared = if self.three { SharedInput::in_three(less_masks) } else { SharedInput::with_masks(&[], less_masks) };
         let words = self.fleet.infer(program, shared.map_err(|e| RoleError::System(e.to_string()))?)?;
         // The words are the sum already; as a share, its partner is 0.
         let words = bytes_of(&words);
@@ -152,7 +162,8 @@ fn batch_of(folder: &Path, programs: Digest) -> Result<BatchId, RoleError> {
 /// Each role's part: the dealer gets shapes, a party its own files.
 fn configs(options: &SessionOptions) -> Result<BTreeMap<Role, serde_json::Value>, GateError> {
     let [files0, files1] = options.files.clone().map(Some);
-    let roles = [(Role::Party0, files0), (Role::Party1, files1), (Role::Dealer, None)];
+    let third = options.third.clone();
+    let roles = [(Role::Party0, files0), (Role::Party1, files1), (Role::Dealer, None), (Role::Party2, third)];
     let configs = roles.into_iter().map(|(role, files)| {
         let config = serde_json::to_value(GateConfig { setup: options.setup.clone(), files });
         Ok((role, config.map_err(|e| RoleError::Config(e.to_string()))?))

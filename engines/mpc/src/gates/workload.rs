@@ -11,7 +11,7 @@ use sprint_mpc_core::{
 };
 use zeroize::Zeroizing;
 
-use super::model::{ModelFiles, Weights};
+use super::model::{Holder, ModelFiles, Weights};
 use super::setup::{Compiled, GateSetup, MATERIAL_SEED};
 use crate::error::RoleError;
 use crate::roles::role_main;
@@ -40,7 +40,7 @@ fn load(role: Role, config: &serde_json::Value) -> Result<Arc<dyn Workload>, Rol
         None => (setup.model, None),
         Some(me) => {
             let files = files.ok_or_else(|| RoleError::Config(format!("{role} has no model files")))?;
-            let weights = Weights::load(me, &setup, &compiled.programs[0], &files)?;
+            let weights = Weights::load(Holder::of_two(me), &setup, &compiled.programs[0], &files)?;
             (weights.material, Some((Arc::new(weights.public), Arc::new(weights.private))))
         }
     };

@@ -39,6 +39,8 @@ pub struct FleetOptions {
     pub batch: BatchId,
     /// A folder of material made ahead; with one, there is no dealer.
     pub material: Option<PathBuf>,
+    /// Three servers and no dealer, ledger or material.
+    pub three: bool,
     /// Folder of the parties' ledgers.
     pub ledgers: PathBuf,
     /// The link between the parties, and of the client to both.
@@ -139,8 +141,18 @@ pub struct FleetMeter {
     pub parties: [RoleMeter; 2],
     /// The dealer; all zero if material was made ahead.
     pub dealer: RoleMeter,
-    /// The client's links to party 0 and party 1.
-    pub client: [Traffic; 2],
+    /// The third of three servers.
+    #[serde(default)]
+    pub third: Option<RoleMeter>,
+    /// The client's links to the parties.
+    pub client: Vec<Traffic>,
+}
+
+impl FleetMeter {
+    /// Two parties or three.
+    pub fn servers(&self) -> impl Iterator<Item = &RoleMeter> {
+        self.parties.iter().chain(&self.third)
+    }
 }
 
 /// Three processes and a client in session. Dropping it kills them.
@@ -163,7 +175,11 @@ impl LocalFleet {
     pub fn launch_at(options: &FleetOptions, side: ClientSide, places: &BTreeMap<Role, RolePlace>) -> Result<Self, FleetError> {
         let (sender, heard) = channel();
         let mut servers = vec![Role::Party0, Role::Party1];
-        servers.extend(options.material.is_none().then_some(Role::Dealer));
+        if options.three {
+            servers.push(Role::Party2);
+        } else {
+            servers.extend(options.material.is_none().then_some(Role::Dealer));
+        }
         let mut processes = Vec::new();
         for role in servers.iter().copied() {
             let started = match places.get(&role) {
@@ -191,7 +207,7 @@ impl LocalFleet {
             let sent = self.processes[i].configure(&settings, &identities[&role]);
             // A child that is gone already has told why, or its end tells.
             sent.map_err(|source| self.post_mortem(RoleError::System(format!("configuring {role}: {source}"))))?;
-            if role.party().is_some() {
+            if role.server().is_some() {
                 let addr = self.await_listening(role)?;
                 addrs.insert(role, reached(addr, places.get(&role)));
             }
@@ -234,7 +250,8 @@ impl LocalFleet {
             self.hear(deadline, missing, "is finished")?;
         }
         let mut take = |role| self.finished.remove(&role).unwrap_or_default();
-        Ok(FleetMeter { parties: [take(Role::Party0), take(Role::Party1)], dealer: take(Role::Dealer), client: traffic })
+        let third = self.servers.contains(&Role::Party2).then(|| take(Role::Party2));
+        Ok(FleetMeter { parties: [take(Role::Party0), take(Role::Party1)], dealer: take(Role::Dealer), third, client: traffic })
     }
 
     fn with_client<T>(&mut self, ask: impl FnOnce(&mut Client) -> Result<T, RoleError>) -> Result<T, FleetError> {
@@ -307,7 +324,11 @@ impl LocalFleet {
     /// Looks for the cause: the first role that died without a word, else the first that failed by itself, else what is known.
     fn better(&mut self, known: FleetError) -> FleetError {
         let deadline = Instant::now() + POST_MORTEM;
-        let mut spoken = BTreeSet::new();
+        // A role whose words are known already closes its output without more.
+        let mut spoken: BTreeSet<Role> = match &known {
+            FleetError::Failed { role, .. } => [*role].into(),
+            _ => BTreeSet::new(),
+        };
         let mut cause = None;
         while let Ok((role, heard)) = self.heard.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             match heard {
@@ -366,19 +387,21 @@ fn settings(
         plan: options.plan.clone(),
         standing: options.standing,
         material: role.party().and_then(|me| Some(MaterialBatch::folder_of(options.material.as_deref()?, me))),
-        threads: threads(),
+        threads: threads(options.three),
+        three: options.three,
         ledger: role
             .party()
+            .filter(|_| !options.three)
             .map(|_| place.and_then(|p| p.ledgers.as_ref()).unwrap_or(&options.ledgers).join(format!("{}.ledger", role.name()))),
         workload: options.workload.get(&role).cloned().unwrap_or_default(),
     }
 }
 
-/// The parties compute at the same time, and on the same machine: each gets half the cores. So does the dealer, whose other half seals and
-/// sends.
-fn threads() -> NonZeroUsize {
+/// The parties compute at the same time, and on the same machine: each gets half the cores, or a third. So does the dealer, whose other half
+/// seals and sends.
+fn threads(three: bool) -> NonZeroUsize {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    NonZeroUsize::new(cores / 2).unwrap_or(NonZeroUsize::MIN)
+    NonZeroUsize::new(cores / if three { 3 } else { 2 }).unwrap_or(NonZeroUsize::MIN)
 }
 
 fn dial(
@@ -391,12 +414,11 @@ fn dial(
     let net = Arc::new(Net::new().map_err(|e| RoleError::System(e.to_string()))?);
     let dial = Dial { connect: options.limits.connect(), stall: options.limits.stall(), shape: options.link };
     let mut links = Vec::new();
-    for role in [Role::Party0, Role::Party1] {
+    for role in [Role::Party0, Role::Party1].into_iter().chain(options.three.then_some(Role::Party2)) {
         links.push(net.block_on(connect(&endpoint, Role::Client, role, &addrs[&role], dial))?);
     }
     for link in &mut links {
         net.block_on(shake(link, Role::Client, binding))?;
     }
-    let links = <[_; 2]>::try_from(links).unwrap_or_else(|_| unreachable!("one link was pushed for each of two parties"));
     Ok(Client::new(net, links, shapes, options.limits.inference()))
 }

@@ -53,6 +53,8 @@ pub enum Kind {
     Opening = 17,
     /// Measures the link; zeros or nothing.
     Probe = 18,
+    /// Half of a secret that two of three servers share.
+    Pair = 19,
 }
 
 impl Kind {

@@ -18,6 +18,8 @@ pub enum What {
     Seed,
     /// The opening of the private weights.
     Opening,
+    /// The other half of a pair's secret.
+    Pair,
     /// The start of an inference.
     Begin {
         /// Its material index.
@@ -73,6 +75,7 @@ impl fmt::Display for What {
             Self::Watermark => f.write_str("the ledger watermark"),
             Self::Seed => f.write_str("the seed of the weights' masks"),
             Self::Opening => f.write_str("the opening of the private weights"),
+            Self::Pair => f.write_str("the pair's secret"),
             Self::Begin { inference } => write!(f, "the start of inference {inference}"),
             Self::Round { round, inference } => write!(f, "round {round} of inference {inference}"),
             Self::Transcript { inference } => write!(f, "the transcript of inference {inference}"),

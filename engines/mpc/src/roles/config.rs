@@ -111,6 +111,9 @@ pub(crate) struct Settings {
     pub(crate) standing: Option<u32>,
     /// Threads that compute; those that only move bytes are not counted.
     pub(crate) threads: NonZeroUsize,
+    /// Three servers and no dealer.
+    #[serde(default)]
+    pub(crate) three: bool,
     /// A party's one-time-material ledger.
     pub(crate) ledger: Option<PathBuf>,
     /// A party's folder of material made ahead; without one, the dealer streams.

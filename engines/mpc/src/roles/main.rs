@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use sprint_mpc_core::PartyId;
+use sprint_mpc_core::{PartyId, Server};
 use zeroize::Zeroizing;
 
 use super::config::{RoleConfig, Settings};
@@ -21,6 +21,7 @@ use crate::meter::{RoleMeter, peak_rss, process_cpu_s};
 use crate::net::{Counters, Dial, Endpoint, Identity, Link, Listener, Net, connect, probe};
 use crate::party::{Material, Party, PartyAccount, PartyLinks, PartyOptions, PartySetup};
 use crate::role::Role;
+use crate::three::{self, ThreeLinks, ThreeServer, ThreeSetup};
 use crate::workload::Workload;
 
 /// The longest configuration line.
@@ -95,10 +96,16 @@ fn run<W: Write>(config: RoleConfig, factory: WorkloadFactory, voice: &Voice<W>)
     pool.build_global().map_err(|e| RoleError::System(e.to_string()))?;
     let net = Arc::new(Net::new().map_err(|e| RoleError::System(e.to_string()))?);
     let place = Place { endpoint: Endpoint::new(identity, settings.pins()), net, settings };
+    if place.settings.three {
+        let role = place.settings.role;
+        let me = role.server().ok_or_else(|| RoleError::Config(format!("there is no {role} where three servers are")))?;
+        return place.three(me, voice);
+    }
     match place.settings.role {
         Role::Party0 => place.party(PartyId::P0, factory, voice),
         Role::Party1 => place.party(PartyId::P1, factory, voice),
         Role::Dealer => place.dealer(factory, voice),
+        Role::Party2 => Err(RoleError::Config("party 2 is there only where three servers are".into())),
         Role::Client => Err(RoleError::Config("the client is no process of its own".into())),
     }
 }
@@ -203,6 +210,47 @@ impl Place {
             client,
             material: shelf.map_or_else(|| Material::Dealer(Box::new(take(Role::Dealer))), Material::Files),
         })
+    }
+
+    /// One of three servers: dials those before it in number, waits for those after it and for the client.
+    fn three<W: Write>(self, me: Server, voice: &Voice<W>) -> Result<RoleMeter, RoleError> {
+        let role = Role::from(me);
+        let listener = self.net.block_on(Listener::bind(&self.settings.bind))?;
+        voice.say(&Event::Listening { role, addr: listener.addr().to_string() });
+        let loaded = three::load(me, &self.settings.workload)?;
+        voice.say(&Event::Loaded { role });
+        let Settings { session, batch, .. } = self.settings;
+        let binding = Binding { session, model: loaded.model, program: loaded.program, batch };
+        let mut links = Vec::new();
+        for before in Server::ALL.into_iter().filter(|s| *s < me) {
+            links.push(self.connect(before.into())?);
+        }
+        let due = Server::ALL.into_iter().filter(|s| *s > me).map(Role::from).chain([Role::Client]);
+        let due = due.map(|r| Ok((r, self.settings.peer(r)?.shape))).collect::<Result<Vec<_>, RoleError>>()?;
+        let dial = self.dial(Role::Client)?;
+        links.extend(self.net.block_on(listener.accept(&self.endpoint, role, &due, dial))?);
+        // Everybody shakes hands in the same order, so nobody waits for one who waits.
+        links.sort_by_key(|l| (l.peer() == Role::Client, l.peer()));
+        self.shake(&mut links.iter_mut().collect::<Vec<_>>(), &binding)?;
+        let mut take = |role: Role| {
+            let at = links.iter().position(|l| l.peer() == role).expect("every role that is due has a link");
+            links.swap_remove(at)
+        };
+        let (mut previous, mut next, client) = (take(me.previous().into()), take(me.next().into()), take(Role::Client));
+        let wanted = self.settings.limits.measure_link;
+        let measured = match me {
+            _ if !wanted => None,
+            Server::S0 => Some(self.net.block_on(probe(&mut next, true))?),
+            Server::S1 => Some(self.net.block_on(probe(&mut previous, false))?),
+            Server::S2 => None,
+        };
+        voice.say(&Event::Ready { role });
+        let setup = process_cpu_s();
+        let counters = count([&previous, &next, &client]);
+        let links = ThreeLinks { previous, next, client };
+        let mut server = ThreeServer::open(ThreeSetup { net: self.net.clone(), me, binding, loaded }, links)?;
+        server.serve(&mut |meter| voice.say(&Event::Inference { role, meter: meter.clone() }))?;
+        Ok(RoleMeter { link: measured, ..account(server.into_account(), Vec::new(), &counters, setup) })
     }
 
     fn dealer<W: Write>(self, factory: WorkloadFactory, voice: &Voice<W>) -> Result<RoleMeter, RoleError> {

@@ -64,14 +64,11 @@ fn predict(args: &BenchMpcArgs, spec: ModelSpec, mode: Mode, calibration: Option
         out::line(about)?;
         return Ok(Code::DONE);
     }
-    let [sent, _] = found.online_bytes_sent;
-    let [dealt0, dealt1] = found.dealer_bytes;
+    let list = |of: &[u64]| of.iter().copied().map(bytes).collect::<Vec<_>>().join(" / ");
+    let (sent, dealt) = (list(&found.online_bytes_sent), list(&found.dealer_bytes));
     out::line(format_args!(
-        "{} rounds, {} sent by each party, {} and {} from the dealer, {} on the link",
+        "{} rounds, {sent} sent by the parties, {dealt} from the dealer, {} on the link",
         found.rounds,
-        bytes(sent),
-        bytes(dealt0),
-        bytes(dealt1),
         seconds(found.link_s)
     ))?;
     let row = |s: &PredictedShare| vec![s.name.clone(), s.rounds.to_string(), bytes(s.bytes_sent), bytes(s.dealer_bytes)];
@@ -140,20 +137,34 @@ fn batch(spec: &ModelSpec, seq: usize, size: usize) -> Result<Batch, Failure> {
 
 fn show(r: &BenchReport) -> Result<(), Failure> {
     let spread = |s: sprint_mpc::Spread| format!("{} ({} to {})", seconds(s.median), seconds(s.min), seconds(s.max));
-    let both = |[a, b]: [u64; 2]| format!("{} / {}", bytes(a), bytes(b));
+    let each = |of: &[u64]| of.iter().copied().map(bytes).collect::<Vec<_>>().join(" / ");
     let memory = |n: Option<u64>| n.map_or_else(|| "unknown".to_owned(), bytes);
+    let parties = |p: [String; 2], third: Option<String>| p.into_iter().chain(third).collect::<Vec<_>>().join(" / ");
+    let (online, cpu, rss) = (r.cpu_online_s, r.cpu_s, r.peak_rss);
+    let three = online.p2.is_some();
+    let dealer = |what: String| if three { String::new() } else { format!(", dealer {what}") };
+    let online = parties([online.p0, online.p1].map(seconds), online.p2.map(seconds));
+    let all = parties([cpu.p0, cpu.p1].map(seconds), cpu.p2.map(seconds));
+    let resident = parties([rss.p0, rss.p1].map(memory), rss.p2.map(memory));
     let rows = [
         ("online", spread(r.online_s)),
         ("with the dealer", spread(r.total_s)),
         ("rounds", r.rounds.to_string()),
-        ("sent online", both(r.online_bytes_sent)),
-        ("sent once a session", both(r.session_bytes_sent)),
-        ("from the dealer", both(r.dealer_bytes)),
-        ("CPU online", format!("{} / {}", seconds(r.cpu_online_s.p0), seconds(r.cpu_online_s.p1))),
-        ("CPU in all", format!("{} / {}, dealer {}", seconds(r.cpu_s.p0), seconds(r.cpu_s.p1), seconds(r.cpu_s.dealer))),
-        ("peak memory", format!("{} / {}, dealer {}", memory(r.peak_rss.p0), memory(r.peak_rss.p1), memory(r.peak_rss.dealer))),
+        ("sent online", each(&r.online_bytes_sent)),
+        ("sent once a session", each(&r.session_bytes_sent)),
+        ("from the dealer", each(&r.dealer_bytes)),
+        ("CPU online", online),
+        ("CPU in all", all + &dealer(seconds(cpu.dealer))),
+        ("peak memory", resident + &dealer(memory(rss.dealer))),
         ("max |Δlogit|", r.max_logit_diff.map_or_else(|| "unknown".to_owned(), |d| format!("{d:.1e}"))),
     ];
-    out::line(format_args!("{}, {} × {} tokens over {}; party 0 / party 1", r.model, r.batch, r.seq, r.net))?;
+    out::line(format_args!(
+        "{}, {} × {} tokens over {}; party 0 / party 1{}",
+        r.model,
+        r.batch,
+        r.seq,
+        r.net,
+        if three { " / party 2" } else { "" }
+    ))?;
     out::line(grid(&["", ""], &rows.map(|(name, value)| vec![name.to_owned(), value])))
 }

@@ -114,7 +114,7 @@ fn options(
     (plan, standing): (Vec<u32>, Option<u32>),
 ) -> Result<SessionOptions, Failure> {
     let Gates { mode, calibration } = gates.clone();
-    let Sharing { files, digest } = match &args.material {
+    let Sharing { files, third, digest } = match &args.material {
         Some(material) => sharing::kept(model, gates, material)?,
         None => sharing::fresh(model, gates, folder)?,
     };
@@ -126,6 +126,7 @@ fn options(
         args: vec!["mpc-role".to_owned()],
         setup: GateSetup { spec, policy: model.policy, mode, calibration, sizes, model: digest },
         files,
+        third,
         ledgers,
         link: link(args.net),
         dealer_link: sprint_mpc::LinkShape::LOOPBACK,

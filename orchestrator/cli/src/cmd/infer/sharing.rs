@@ -1,4 +1,4 @@
-//! The model split for the two parties, and what is kept of that beside material made ahead.
+//! The model split for two or three parties, and what is kept of that beside material made ahead.
 
 use std::path::Path;
 
@@ -12,9 +12,11 @@ use crate::failure::Failure;
 
 const VERSION: u32 = 1;
 
-/// A model split for the two parties.
+/// A model split for the parties.
 pub(super) struct Sharing {
     pub(super) files: [ModelFiles; 2],
+    /// The third server's, if there are three.
+    pub(super) third: Option<ModelFiles>,
     pub(super) digest: Digest,
 }
 
@@ -32,7 +34,8 @@ struct Kept {
 pub(super) fn fresh(model: &DeployedModel, gates: &Gates, folder: &Path) -> Result<Sharing, Failure> {
     let ranges = gates.calibration.as_ref();
     let shared = SharedModel::split(&model.checkpoint, model.policy, gates.mode, ranges).map_err(|e| failed(&e))?;
-    Ok(Sharing { files: shared.write(folder).map_err(|e| failed(&e))?, digest: shared.digest })
+    let files = shared.write(folder).map_err(|e| failed(&e))?;
+    Ok(Sharing { files, third: shared.third.is_some().then(|| ModelFiles::of_third(folder)), digest: shared.digest })
 }
 
 /// Material masks private weights once for all of its inferences, so it serves one sharing of one model: that of the first session, which is
@@ -49,14 +52,14 @@ pub(super) fn kept(model: &DeployedModel, gates: &Gates, material: &Path) -> Res
             let what = format!("--material: it was first used with the model {}, this is {name}", found.model);
             return Err(Failure::usage(what).help("`sprint-flow dealer precompute` makes material for this one"));
         }
-        return Ok(Sharing { files: ModelFiles::of_both(&folder), digest: found.digest });
+        return Ok(Sharing { files: ModelFiles::of_both(&folder), third: None, digest: found.digest });
     }
     private_folder(&folder).map_err(|e| failed(&e))?;
-    let Sharing { files, digest } = fresh(model, gates, &folder)?;
+    let Sharing { files, third, digest } = fresh(model, gates, &folder)?;
     // Written last: without it the sharing is unfinished, and no session has used it.
     let json = serde_json::to_vec_pretty(&Kept { version: VERSION, model: name, digest }).expect("names and a digest");
     write_private(&about, &json).map_err(|e| failed(&e))?;
-    Ok(Sharing { files, digest })
+    Ok(Sharing { files, third, digest })
 }
 
 fn private_folder(path: &Path) -> std::io::Result<()> {

@@ -79,17 +79,21 @@ pub(super) fn answer(args: &InferArgs, row: usize, answer: &Answer) -> Result<()
 /// The last line: what the session cost.
 pub(super) fn cost(args: &InferArgs, mode: Mode, meter: &FleetMeter) -> Result<(), Failure> {
     let [p0, p1] = &meter.parties;
-    let sums = |f: fn(&InferenceMeter) -> u64| [p0, p1].map(|p| p.inferences.iter().map(f).sum::<u64>());
-    let (sent, dealt) = (sums(|m| m.wire_bytes_sent), sums(|m| m.material_bytes));
+    let sums = |f: fn(&InferenceMeter) -> u64| meter.servers().map(|p| p.inferences.iter().map(f).sum()).collect();
+    let (sent, dealt): (Vec<u64>, Vec<u64>) = (sums(|m| m.wire_bytes_sent), sums(|m| m.material_bytes));
     let rounds = p0.inferences.iter().map(|m| m.rounds).max().unwrap_or(0);
     let online: f64 = p0.inferences.iter().zip(&p1.inferences).map(|(a, b)| a.online_s.max(b.online_s)).sum();
     let offline: f64 = meter.dealer.offline_s.iter().sum();
     if args.served.json {
+        let mut cpu = json!({"p0": p0.cpu_s, "p1": p1.cpu_s, "dealer": meter.dealer.cpu_s});
+        if let Some(third) = &meter.third {
+            cpu["p2"] = json!(third.cpu_s);
+        }
         return out::line(json!({"event": "cost", "mode": mode, "inferences": p0.inferences.len(), "rounds": rounds,
             "online_bytes_sent": sent, "dealer_bytes": dealt, "online_s": online, "offline_s": offline,
-            "cpu_s": {"p0": p0.cpu_s, "p1": p1.cpu_s, "dealer": meter.dealer.cpu_s}}));
+            "cpu_s": cpu}));
     }
-    let (count, sent, dealt) = (p0.inferences.len(), bytes(sent[0]), bytes(dealt[0] + dealt[1]));
+    let (count, sent, dealt) = (p0.inferences.len(), bytes(sent[0]), bytes(dealt.iter().sum()));
     crate::ui::out::note(format_args!(
         "{count} inferences of {rounds} rounds: {sent} sent by each party, {dealt} from the dealer, {} online",
         seconds(online)
