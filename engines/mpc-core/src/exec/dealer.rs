@@ -202,7 +202,7 @@ impl Dealer {
             let mask = |lane: usize| self.streams[1 - holder].words(id, lane_purpose(&node.op), lane, start, len);
             match &node.op {
                 Op::Digits { scales, .. } => {
-                    out.iter_mut().zip(r).zip(mask(0)).for_each(|((o, r), m)| *o = private::fields(scales, *r, m));
+                    out.iter_mut().zip(r).zip(mask(0)).for_each(|((o, r), m)| *o = private::field_products(scales, *r, m).0);
                 }
                 Op::Translate { basis, .. } => {
                     for (lane, u) in private::of_mask(&self.program, basis, r).iter().enumerate() {

@@ -24,7 +24,7 @@
 //! | gate | vectors | dealt bits | sent bits |
 //! |---|---|---|---|
 //! | [`Op::Reshare`] | | 0 | n/2 |
-//! | [`Op::Digits`] | one-hot digits of `x̂` against the thresholds of `r` | outputs | Σ 2^width / 2 |
+//! | [`Op::Digits`] | one-hot digits of `x̂` against the thresholds of `r` | outputs | Σ (2^width - 1) / 2 |
 //! | [`Op::Boolean`] | subset products of a product's factors | outputs | 2^factors - 2 a product |
 //! | [`Op::Select`] | `b_0` times `x_1(1-2b_1)`, `b_1` times `x_0(1-2b_0)` | 2n a choice | n + 1 a choice |
 //! | [`Op::Extend`] | top bits | to - from | 1 |
@@ -120,14 +120,15 @@ fn digit(number: u64, d: Digit) -> u64 {
     (number >> d.offset) & low(d.width)
 }
 
-/// One-hot digits of every scale, one after another.
+/// One-hot digits of every scale, one after another, without the lane of the largest digit: where all others are 0, it is 1.
 pub(super) fn digit_vector(scales: &[Scale], x: u64) -> u64 {
     let (mut vector, mut at) = (0u64, 0);
     for scale in scales {
         let number = number(scale, x);
         for d in &scale.digits {
-            vector |= 1 << (at + digit(number, *d));
-            at += 1 << d.width;
+            let lanes = d.lanes();
+            vector |= (1 << digit(number, *d) & low(lanes)) << at;
+            at += lanes;
         }
     }
     vector
@@ -147,19 +148,27 @@ pub(super) fn own_tops(scales: &[Scale], x: u64) -> u64 {
     word
 }
 
-/// What the holder of `r` makes of a digit vector, or the dealer of its mask: the parity of the vector under each field's set of digits.
+/// What the holder of `r` makes of a digit vector: the parity of the vector under each field's set of digits.
 pub(super) fn fields(scales: &[Scale], r: u64, vector: u64) -> u64 {
-    let (mut word, mut out, mut lane) = (0u64, 0, 0);
+    let (products, constants) = field_products(scales, r, vector);
+    products ^ constants
+}
+
+/// The products of a vector, or of its mask, with each field's set, and what they are short of the field by.
+pub(super) fn field_products(scales: &[Scale], r: u64, vector: u64) -> (u64, u64) {
+    let (mut word, mut constants, mut out, mut lane) = (0u64, 0u64, 0, 0);
     for scale in scales {
         let r = number(scale, r);
         for field in &scale.fields {
-            word |= parity(vector & field_set(scale, lane, field, r)) << out;
+            let (set, constant) = field_set(scale, field, r);
+            word |= parity(vector >> lane & set) << out;
+            constants |= constant << out;
             out += 1;
         }
         out += scale.tops.len();
         lane += scale.lanes();
     }
-    word
+    (word, constants)
 }
 
 /// The top bits of `r + shift`.
@@ -177,18 +186,19 @@ pub(super) fn mask_tops(scales: &[Scale], r: u64) -> u64 {
     word
 }
 
-/// The digits of `x̂` that a field is 1 for. No branch and no address depends on `r`.
-fn field_set(scale: &Scale, lane: u32, field: &Field, r: u64) -> u64 {
-    let before: u32 = scale.digits[..field.digit].iter().map(|d| 1 << d.width).sum();
+/// The digits of `x̂` that a field is 1 for, or where the largest digit is one of them all but those, and 1. No branch and no address depends on `r`.
+fn field_set(scale: &Scale, field: &Field, r: u64) -> (u64, u64) {
+    let before: u32 = scale.digits[..field.digit].iter().map(|d| d.lanes()).sum();
     let d = scale.digits[field.digit];
-    let all = low(1 << d.width);
+    let all = low(d.lanes() + 1);
     let r = digit(r.wrapping_add(field.shift as u64), d);
     let set = match field.relation {
         Relation::AtLeast => all << r,
         Relation::Above => (all << r) << 1,
         Relation::Equal => 1 << r,
     };
-    (set & all) << (lane + before)
+    let largest = set >> d.lanes() & 1;
+    (((set ^ largest.wrapping_neg()) & low(d.lanes())) << before, largest)
 }
 
 /// The vectors of all products: what party 0 makes of its word if `first`, else what party 1 makes.

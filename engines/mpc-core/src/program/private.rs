@@ -26,6 +26,13 @@ pub(crate) struct Digit {
     pub(crate) width: u32,
 }
 
+impl Digit {
+    /// Bits of its one-hot vector without the largest digit's.
+    pub(crate) fn lanes(self) -> u32 {
+        (1 << self.width) - 1
+    }
+}
+
 /// One output bit of [`Op::Digits`](super::Op::Digits): how a digit of `x̂` compares to that of `r + shift`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub(crate) struct Field {
@@ -49,7 +56,7 @@ pub(crate) struct Scale {
 impl Scale {
     /// Bits of a digit vector.
     pub(crate) fn lanes(&self) -> u32 {
-        self.digits.iter().map(|d| 1 << d.width).sum()
+        self.digits.iter().map(|d| d.lanes()).sum()
     }
 }
 
