@@ -83,16 +83,37 @@ fn values_out_of_range_are_refused_by_the_simulation_and_by_the_client_of_two_pa
 fn calibrated_programs_are_refused_without_ranges_that_fit_the_model() {
     let model = strong(tiny(|_| {}));
     let spec = model.spec();
-    let ranges = calibration(&model, TOKENS, &[&LENGTHS]);
     let refusal = |ranges: Option<Calibration>| compile(spec, &options(ranges)).expect_err("refused").to_string();
     assert!(refusal(None).contains("calibrate the model"));
     let other = strong(tiny(|s| s.layers = 1));
     assert!(refusal(Some(calibration(&other, TOKENS, &[&LENGTHS]))).contains("ranges of 1 layers"));
-    let mut layers = ranges.layers().to_vec();
-    layers[1].heads[0].scores.high += 20.0;
-    let wide = Calibration::new(spec, 3, layers).expect("ranges");
-    let text = refusal(Some(wide));
-    assert!(text.contains("layer 1, head 0") && text.contains("mode exact"), "{text}");
+}
+
+/// Rows whose scores are far below their head's highest, and scores that spread too far for one series.
+#[test]
+fn layers_whose_scores_spread_too_far_have_secret_maxima() {
+    let model = strong(tiny(|_| {}));
+    let ranges = calibration(&model, TOKENS, &[&LENGTHS, &[12, 12, 12], &[4, 7, 10]]);
+    let spread = |which: &[usize], down: f64| {
+        let mut layers = ranges.layers().to_vec();
+        for layer in which {
+            let head = &mut layers[*layer].heads[0];
+            if down > 0.0 { head.scores.low -= down } else { head.scores.high += 20.0 }
+        }
+        Calibration::new(model.spec(), 3, layers).expect("ranges")
+    };
+    let run = |ranges: Calibration| Runs::of(&model, &options(Some(ranges)), &LENGTHS).expect("runs");
+    let all = run(ranges.clone());
+    for down in [0.0, 60.0] {
+        let (one, none) = (run(spread(&[1], down)), run(spread(&[0, 1], down)));
+        for runs in [&one, &none] {
+            let [fixed, mpc] = runs.distances();
+            assert!(fixed < 8e-3 && mpc < 8e-3, "off by {fixed} in the simulation, by {mpc} between parties");
+            runs.assert_cost("spread");
+        }
+        let [all, one, none] = [&all, &one, &none].map(|r| r.mpc.rounds);
+        assert!(all < one && one < none, "{all}, {one}, {none} rounds");
+    }
 }
 
 #[test]

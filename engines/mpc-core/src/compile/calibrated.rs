@@ -14,7 +14,7 @@
 //! probability 2^-64. A lift alarm, for one value shared in Z_2^R that is off by `c·2^n`, is missed with probability `max(2^-8, 2^{v-(R-n)})^8`
 //! with `2^v` the largest power of two in `c`: 2^-16 where `R - n` is 2, the least of all, and `c` is odd.
 
-use sprint_model::{Calibration, Func, Range};
+use sprint_model::{Calibration, Func, LayerRanges, Range, ScoreRange};
 
 use super::act::Heads;
 use super::{Attention, CompileError, Lowering, Precision, Val};
@@ -29,6 +29,8 @@ const FREQUENCIES: usize = 40;
 pub(crate) struct Ceilings {
     /// Upper bound of the scores, `[layers][heads]`.
     high: Vec<Vec<f64>>,
+    /// Whether the series serves a layer.
+    served: Vec<bool>,
     /// Width of the widest range of scores.
     width: f64,
     /// `log2` of the opened ring in units of one; the series' period is half of it.
@@ -78,34 +80,34 @@ impl Window {
 }
 
 impl Ceilings {
-    /// Refuses ranges that one series cannot serve, by the layer and head they belong to.
-    pub(crate) fn of(calibration: &Calibration) -> Result<Self, CompileError> {
+    /// For the layers whose ranges one series can serve; none if it can serve no layer.
+    pub(crate) fn of(calibration: &Calibration) -> Option<Self> {
         /// Row sums below this are not exact enough, the ceiling being far above the row's own maximum.
         const LEAST: f64 = 1.0 / 256.0;
-        let heads = || {
-            let layers = calibration.layers().iter().enumerate();
-            layers.flat_map(|(layer, l)| l.heads.iter().enumerate().map(move |(head, h)| (layer, head, h)))
-        };
-        let (mut width, mut least, mut most) = (0.0f64, f64::INFINITY, 1.0f64);
-        for (layer, head, h) in heads() {
-            let bound = (h.log_sums.low - h.scores.high).exp();
-            if bound < LEAST {
-                let what = format!(
-                    "calibration of layer {layer}, head {head}: rows whose log-sum-exp of {:.2} is so far below the highest score, {:.2},",
-                    h.log_sums.low, h.scores.high
-                );
-                return Err(CompileError::Unsupported { what, fix: "use mode exact, whose maximum is secret".into() });
-            }
-            width = width.max(h.scores.high - h.scores.low);
-            least = least.min(bound);
-            most = most.max((h.log_sums.high - h.scores.high).exp());
+        let sum = |h: &ScoreRange, log: f64| (log - h.scores.high).exp();
+        let width = |l: &LayerRanges| l.heads.iter().map(|h| h.scores.high - h.scores.low).fold(0.0, f64::max);
+        let layers = calibration.layers();
+        let exact_enough = |l: &LayerRanges| l.heads.iter().all(|h| sum(h, h.log_sums.low) >= LEAST);
+        let mut served: Vec<bool> = layers.iter().map(exact_enough).collect();
+        loop {
+            let kept = || layers.iter().zip(&served).filter(|(_, s)| **s).map(|(l, _)| l);
+            let heads = || kept().flat_map(|l| &l.heads);
+            let widest = kept().map(width).reduce(f64::max)?;
+            let least = heads().map(|h| sum(h, h.log_sums.low)).fold(f64::INFINITY, f64::min);
+            let most = heads().map(|h| sum(h, h.log_sums.high)).fold(1.0, f64::max);
+            let Some((ring, mask, fit)) = Self::fitted(widest, least) else {
+                // A layer of widely spread scores leaves the series to the others.
+                served.iter_mut().zip(layers).for_each(|(s, l)| *s &= width(l) < widest);
+                continue;
+            };
+            let high = layers.iter().map(|l| l.heads.iter().map(|h| h.scores.high).collect()).collect();
+            return Some(Self { high, served, width: widest, ring, mask, sum: (least, 1.02 * most), fit });
         }
-        let Some((ring, mask, fit)) = Self::fitted(width, least) else {
-            let what = format!("calibration of scores: a range of width {width:.1}");
-            return Err(CompileError::Unsupported { what, fix: "use mode exact, or a softmax temperature or soft cap".into() });
-        };
-        let high = calibration.layers().iter().map(|l| l.heads.iter().map(|h| h.scores.high).collect()).collect();
-        Ok(Self { high, width, ring, mask, sum: (least, 1.02 * most), fit })
+    }
+
+    /// Whether a layer's scores have ceilings; else its maxima are secret, as in mode `exact`.
+    pub(crate) fn serve(&self, layer: usize) -> bool {
+        self.served.get(layer).is_some_and(|served| *served)
     }
 
     /// The ring, the offset of padding, and one series that is `exp` on the scores' range and 0 on that of padding, exact enough for row sums

@@ -101,6 +101,10 @@ impl Engine for Lowering {
     fn mask_keys(&mut self, s: &Heads) -> Result<Heads, CompileError> {
         let (val, heads, rows, columns) = self.settle(s, 26, 0)?;
         let mask = self.key_input(Input::KeyMask, heads, rows);
+        // The client's mask is for the layers with ceilings, where there are any; others need a larger one.
+        let times = (self.attention.key_mask / self.key_mask()).ceil() as i64;
+        let len = self.len(mask);
+        let mask = if times > 1 { Val { node: self.b.push(Op::Scale(mask.node, times), len), ..mask } } else { mask };
         let mask = self.rescale(mask, val.f);
         Ok(Heads::Value { val: self.sum(val, mask), heads, rows, columns })
     }
@@ -150,7 +154,7 @@ impl Engine for Lowering {
 
     fn mul_rows(&mut self, s: &Heads, r: &Heads) -> Result<Heads, CompileError> {
         /// The ring of the product in mode `lean`.
-        const LEAN: u32 = 54;
+        const LEAN: u32 = 53;
         let ((f, ring), (inverse_f, inverse_ring)) = (self.attention.context, self.attention.inverse);
         let (s, heads, rows, columns) = self.settle(s, f, ring)?;
         let (r, ..) = self.settle(r, inverse_f, inverse_ring)?;
@@ -222,7 +226,7 @@ impl Engine for Lowering {
 
     fn enter(&mut self, part: &str) {
         let layer = part.strip_prefix("layer.").and_then(|rest| rest.split('.').next()?.parse().ok());
-        self.layer = layer.unwrap_or(self.layer);
+        self.enter_layer(layer.unwrap_or(self.layer));
         self.b.enter(part);
     }
 }

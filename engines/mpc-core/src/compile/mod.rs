@@ -234,7 +234,11 @@ pub(crate) struct Lowering {
     pub(crate) attention: Attention,
     /// The ranges that functions may rely on.
     pub(crate) calibration: Option<Calibration>,
+    /// Of the layer being lowered.
     pub(crate) ceilings: Option<Ceilings>,
+    /// Widths of attention with secret maxima, and with ceilings where a layer has them.
+    pub(crate) with_maxima: Attention,
+    pub(crate) with_ceilings: Option<(Attention, Ceilings)>,
     /// The encoder layer being lowered.
     pub(crate) layer: usize,
     pub(crate) alarms: Vec<NodeId>,
@@ -272,20 +276,23 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
         let fix = "keep the pretrained encoder public (LoRA or head tuning, weights: trained)".into();
         return Err(CompileError::Unsupported { what: "weights: all, an encoder whose weights are all private,".into(), fix });
     }
+    let attention = Attention::for_softmax(spec.softmax, options.tokens)?;
     let mut lowering = Lowering {
         b: Builder::new(),
         policy: options.policy,
         lean: options.mode == Mode::Lean,
         batch: options.batch,
         tokens: options.tokens,
-        attention: Attention::for_softmax(spec.softmax, options.tokens)?,
+        attention,
         calibration,
         ceilings: None,
+        with_maxima: attention,
+        with_ceilings: None,
         layer: 0,
         alarms: Vec::new(),
         lift_checks: Vec::new(),
     };
-    lowering.calibrate_softmax(spec.softmax)?;
+    lowering.calibrate_softmax(spec.softmax);
     let len = options.batch * options.tokens * spec.hidden;
     let node = lowering.b.input(Input::Embedded, len);
     let embedded = Act::value(Val { node, ring: 64, f: Precision::INPUT }, options.tokens, spec.hidden);
@@ -309,7 +316,7 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
         output_bits: output.f,
         output_ring: output.ring,
         output: output.node,
-        key_mask: lowering.attention.key_mask,
+        key_mask: lowering.key_mask(),
         alarms: alarm_words,
         calibration: lowering.calibration,
     };
@@ -320,34 +327,49 @@ impl Lowering {
     /// A lowering of gates alone, for their tests.
     #[cfg(test)]
     pub(crate) fn bare(tokens: usize) -> Self {
+        let attention = Attention::of((1.0, 1.02 * tokens as f64), 1.0, Attention::WEIGHTED, Attention::SCORES, 240.0);
         Self {
             b: Builder::new(),
             policy: WeightPolicy::PublicBase { public_a: true },
             lean: false,
             batch: 1,
             tokens,
-            attention: Attention::of((1.0, 1.02 * tokens as f64), 1.0, Attention::WEIGHTED, Attention::SCORES, 240.0),
+            attention,
             calibration: None,
             ceilings: None,
+            with_maxima: attention,
+            with_ceilings: None,
             layer: 0,
             alarms: Vec::new(),
             lift_checks: Vec::new(),
         }
     }
 
-    /// Public ceilings in place of secret maxima, where the model's softmax has one and there are ranges.
-    fn calibrate_softmax(&mut self, softmax: Softmax) -> Result<(), CompileError> {
+    /// Public ceilings in place of secret maxima, where the model's softmax has one and a layer's ranges allow.
+    fn calibrate_softmax(&mut self, softmax: Softmax) {
         /// Scores below 128: three bits beyond the ring that their argument is opened in tell when they are not.
         const SCORES: (u32, u32) = (12, 32);
-        let Some(calibration) = &self.calibration else { return Ok(()) };
-        if let Softmax::Exact | Softmax::Scaled { .. } = softmax {
-            let ceilings = Ceilings::of(calibration)?;
-            // Values up to 8, as without calibration.
-            let weighted = ceilings.sum.1.log2().ceil() as u32 + 3;
-            self.attention = Attention::of(ceilings.sum, 1.0, weighted, SCORES, ceilings.mask);
-            self.ceilings = Some(ceilings);
+        if let (Some(calibration), Softmax::Exact | Softmax::Scaled { .. }) = (&self.calibration, softmax) {
+            self.with_ceilings = Ceilings::of(calibration).map(|ceilings| {
+                // Values up to 8, as without calibration.
+                let weighted = ceilings.sum.1.log2().ceil() as u32 + 3;
+                (Attention::of(ceilings.sum, 1.0, weighted, SCORES, ceilings.mask), ceilings)
+            });
         }
-        Ok(())
+    }
+
+    /// Takes up a layer, with its kind of softmax.
+    pub(crate) fn enter_layer(&mut self, layer: usize) {
+        self.layer = layer;
+        (self.attention, self.ceilings) = match &self.with_ceilings {
+            Some((attention, ceilings)) if ceilings.serve(layer) => (*attention, Some(ceilings.clone())),
+            _ => (self.with_maxima, None),
+        };
+    }
+
+    /// How far below zero a client puts the scores of padding keys.
+    pub(crate) fn key_mask(&self) -> f64 {
+        self.with_ceilings.as_ref().map_or(self.with_maxima, |(attention, _)| *attention).key_mask
     }
 
     pub(crate) fn len(&self, v: Val) -> usize {
