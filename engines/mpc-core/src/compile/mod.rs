@@ -9,7 +9,9 @@
 //! | deviation from the mean, opened | 13 | 23 | 256 |
 //! | inverse deviation, opened | 12 | 18 | 16 |
 //! | normalised state `d·r` | 25 | 64 | |
-//! | weight of a public layer | 13 to 16, as its consumer's ring allows | | 64 |
+//! | weight of a public layer | 13 to 18, as its consumer's ring allows | | 64 |
+//! | private weight | 13 to 16, likewise | | |
+//! | a layer of the deviation, before it meets the inverse deviation, opened | 13 | 24 | 1024 |
 //! | q, k, opened | 13 (calibrated 12) | 36 (32) | scores below 512 (128) |
 //! | softmax numerators, opened | 13 | 38 (by the sum's range) | |
 //! | v, opened | 13 (calibrated 12) | the same | |
@@ -133,12 +135,17 @@ impl Precision {
     /// Of `1/length`: with 14 bits, rounding `1/60` alone would move a mean, and with it every logit, by a part in 500.
     pub(crate) const MEAN_WEIGHT: u32 = 19;
     /// Least and most fractional bits of public weights; the consumer's ring decides.
-    pub(crate) const WEIGHT: (u32, u32) = (13, 16);
+    pub(crate) const WEIGHT: (u32, u32) = (13, 18);
+    /// With fewer, a layer of a normalised state is computed before the normalisation's product.
+    pub(crate) const WEIGHT_ENOUGH: u32 = 16;
     pub(crate) const DEVIATION: (u32, u32) = (13, 23);
+    /// A dense layer of the deviation, opened: below 1024.
+    pub(crate) const BEFORE_NORM: (u32, u32) = (13, 24);
     pub(crate) const INVERSE_DEVIATION: (u32, u32) = (12, 18);
     pub(crate) const MEAN: (u32, u32) = (13, 38);
     pub(crate) const LORA_INNER: u32 = 12;
-    pub(crate) const PRIVATE_WEIGHT: u32 = 13;
+    /// Least and most fractional bits of private weights, likewise.
+    pub(crate) const PRIVATE_WEIGHT: (u32, u32) = (13, 16);
     pub(crate) const ARGUMENT: (u32, u32) = (12, 20);
     pub(crate) const EXP_ARGUMENT: (u32, u32) = (12, 22);
     pub(crate) const MAXIMUM: (u32, u32) = (2, 12);
