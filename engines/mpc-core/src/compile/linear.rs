@@ -32,7 +32,8 @@ impl Lowering {
         // What truncation to f leaves of the operand's ring must hold `ring` bits.
         let room = (operand.ring + f).saturating_sub(ring + operand.f);
         let (least, most) = Precision::WEIGHT;
-        if let (true, Some(normed)) = (room < Precision::WEIGHT_ENOUGH, x.as_normed()) {
+        let coarse = room < Precision::WEIGHT_ENOUGH && !self.lean;
+        if let (true, Some(normed)) = (coarse, x.as_normed()) {
             let normed = normed.clone();
             return Ok(self.before_norm(&normed, layer, (gain, centred), Precision::BEFORE_NORM));
         }
