@@ -92,7 +92,7 @@ fn the_private_answers_are_the_clear_ones() {
 }
 
 #[test]
-fn lean_answers_are_the_exact_ones_from_a_quarter_of_the_material() {
+fn lean_answers_are_the_exact_ones_from_a_third_of_the_material() {
     let mut bench = shared_with_caps();
     let infer = |bench: &Bench| {
         let outputs = bench.run(&InferMpc::new(roles()), &json!({"samples": 4, "batch": 2})).expect("infers");
@@ -108,7 +108,8 @@ fn lean_answers_are_the_exact_ones_from_a_quarter_of_the_material() {
     let (lean, cost) = infer(&bench);
     assert_eq!((cost.mode.as_str(), cost.refused, cost.messages), ("lean", 0, 4));
     let [dealt, exact_dealt] = [&cost, &exact_cost].map(|c| c.dealer_bytes.iter().sum::<u64>());
-    assert!(4 * dealt < exact_dealt, "{dealt} bytes, exact {exact_dealt}");
+    // The soft cap of the scores costs what it does in exact.
+    assert!(3 * dealt < exact_dealt, "{dealt} bytes, exact {exact_dealt}");
     for (a, b) in exact.logits.iter().flatten().zip(lean.logits.iter().flatten()) {
         assert!((a - b).abs() < 2e-2, "{a} {b}");
     }

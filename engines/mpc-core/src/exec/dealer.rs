@@ -202,7 +202,7 @@ impl Dealer {
             let mask = |lane: usize| self.streams[1 - holder].words(id, lane_purpose(&node.op), lane, start, len);
             match &node.op {
                 Op::Digits { scales, .. } => {
-                    out.iter_mut().zip(r).zip(mask(0)).for_each(|((o, r), m)| *o = private::field_products(scales, *r, m).0);
+                    out.copy_from_slice(&private::field_products(scales, r, &mask(0)));
                 }
                 Op::Translate { basis, .. } => {
                     for (lane, u) in private::of_mask(&self.program, basis, r).iter().enumerate() {
@@ -219,10 +219,7 @@ impl Dealer {
         let len = out[0].len();
         let mask = |party: usize, lane: usize| self.streams[party].words(id, lane_purpose(&node.op), lane, from, len);
         match &node.op {
-            Op::Boolean { formulas, .. } => {
-                let both = mask(0, 0).into_iter().zip(mask(1, 0)).map(|(a, b)| private::by_formula(formulas, a & b));
-                out[0].iter_mut().zip(both).for_each(|(o, w)| *o = w);
-            }
+            Op::Boolean { formulas, .. } => out[0] = private::by_formula(formulas, &mask(0, 0), &mask(1, 0)),
             Op::Extend { .. } => {
                 let both = mask(0, 0).into_iter().zip(mask(1, 0)).map(|(a, b)| a & b & 1);
                 out[0].iter_mut().zip(both).for_each(|(o, w)| *o = w);

@@ -33,7 +33,7 @@
 use super::circle::{Circle, Harmonics};
 use super::material::blocks;
 use super::randomness::{Purpose, low};
-use crate::program::{Basis, Choice, Digit, Field, Formula, Fourier, Node, Op, Program, Relation, Scale};
+use crate::program::{Basis, Choice, Formula, Fourier, Node, Op, Program, Relation, Scale};
 use sprint_kernel::{packed_len, words as kernel};
 
 /// Widths of the words that a party sends for an element, and for how many elements.
@@ -107,144 +107,154 @@ pub(super) fn blocks_of((start, len): (usize, usize)) -> impl Iterator<Item = (u
     blocks(len).map(move |(from, len)| (start + from, len))
 }
 
-pub(super) fn parity(word: u64) -> u64 {
+fn parity(word: u64) -> u64 {
     u64::from(word.count_ones() & 1)
 }
 
-/// The number whose digits are compared.
-fn number(scale: &Scale, x: u64) -> u64 {
-    (x.wrapping_mul(scale.multiplier) & low(scale.bits)) >> scale.drop
+/// The numbers whose digits are compared.
+fn numbers(scale: &Scale, x: &[u64]) -> Vec<u64> {
+    x.iter().map(|x| (x.wrapping_mul(scale.multiplier) & low(scale.bits)) >> scale.drop).collect()
 }
 
-fn digit(number: u64, d: Digit) -> u64 {
-    (number >> d.offset) & low(d.width)
+/// Sets bit `at` of every word that `bit` is 1 for.
+fn set_bits(words: &mut [u64], at: usize, bits: impl Iterator<Item = u64>) {
+    words.iter_mut().zip(bits).for_each(|(word, bit)| *word ^= bit << at);
 }
 
 /// One-hot digits of every scale, one after another, without the lane of the largest digit: where all others are 0, it is 1.
-pub(super) fn digit_vector(scales: &[Scale], x: u64) -> u64 {
-    let (mut vector, mut at) = (0u64, 0);
+pub(super) fn digit_vectors(scales: &[Scale], x: &[u64]) -> Vec<u64> {
+    let (mut vectors, mut at) = (vec![0u64; x.len()], 0);
     for scale in scales {
-        let number = number(scale, x);
+        let numbers = numbers(scale, x);
         for d in &scale.digits {
             let lanes = d.lanes();
-            vector |= (1 << digit(number, *d) & low(lanes)) << at;
-            at += lanes;
+            let one_hot = |n: &u64| (1 << (n >> d.offset & low(d.width))) & low(lanes);
+            set_bits(&mut vectors, at, numbers.iter().map(one_hot));
+            at += lanes as usize;
         }
     }
-    vector
+    vectors
 }
 
 /// The top bits of `x̂` where its holder has one.
-pub(super) fn own_tops(scales: &[Scale], x: u64) -> u64 {
-    let (mut word, mut at) = (0u64, 0);
+pub(super) fn own_tops(scales: &[Scale], x: &[u64]) -> Vec<u64> {
+    tops(scales, x, |_| 0)
+}
+
+/// The top bits of `r + shift`.
+pub(super) fn mask_tops(scales: &[Scale], r: &[u64]) -> Vec<u64> {
+    tops(scales, r, |shift| shift as u64)
+}
+
+fn tops(scales: &[Scale], x: &[u64], add: impl Fn(i64) -> u64) -> Vec<u64> {
+    let (mut words, mut at) = (vec![0u64; x.len()], 0);
     for scale in scales {
         at += scale.fields.len();
-        let top = number(scale, x) >> (scale.bits - scale.drop - 1);
-        for _ in &scale.tops {
-            word |= top << at;
+        let (numbers, top) = (numbers(scale, x), scale.bits - scale.drop - 1);
+        for shift in &scale.tops {
+            let shift = add(*shift);
+            set_bits(&mut words, at, numbers.iter().map(|n| n.wrapping_add(shift) >> top & 1));
             at += 1;
         }
     }
-    word
+    words
 }
 
-/// What the holder of `r` makes of a digit vector: the parity of the vector under each field's set of digits.
-pub(super) fn fields(scales: &[Scale], r: u64, vector: u64) -> u64 {
-    let (products, constants) = field_products(scales, r, vector);
-    products ^ constants
+/// What the holder of `r` makes of digit vectors: the parity of a vector under each field's set of digits.
+pub(super) fn fields(scales: &[Scale], r: &[u64], vectors: &[u64]) -> Vec<u64> {
+    compared(scales, r, vectors, true)
 }
 
-/// The products of a vector, or of its mask, with each field's set, and what they are short of the field by.
-pub(super) fn field_products(scales: &[Scale], r: u64, vector: u64) -> (u64, u64) {
-    let (mut word, mut constants, mut out, mut lane) = (0u64, 0u64, 0, 0);
+/// What the dealer makes of the vectors' masks: their products with each field's set, without the constants that make fields of them.
+pub(super) fn field_products(scales: &[Scale], r: &[u64], masks: &[u64]) -> Vec<u64> {
+    compared(scales, r, masks, false)
+}
+
+/// A field is 1 for a set of digits of `x̂`. Where the largest, which has no lane, is one of them, the set is all others, and a constant. No branch and no
+/// address depends on `r`.
+fn compared(scales: &[Scale], r: &[u64], vectors: &[u64], constants: bool) -> Vec<u64> {
+    let (mut words, mut out, mut lane) = (vec![0u64; r.len()], 0, 0);
     for scale in scales {
-        let r = number(scale, r);
+        let numbers = numbers(scale, r);
         for field in &scale.fields {
-            let (set, constant) = field_set(scale, field, r);
-            word |= parity(vector >> lane & set) << out;
-            constants |= constant << out;
+            let before: u32 = scale.digits[..field.digit].iter().map(|d| d.lanes()).sum();
+            let (d, at) = (scale.digits[field.digit], lane + before);
+            let (all, lanes, shift) = (low(d.lanes() + 1), d.lanes(), field.shift as u64);
+            let bit = |(n, vector): (&u64, &u64), set: &dyn Fn(u64) -> u64| {
+                let set = set(n.wrapping_add(shift) >> d.offset & low(d.width));
+                let largest = set >> lanes & 1;
+                let inside = (set ^ largest.wrapping_neg()) & low(lanes);
+                parity(vector >> at & inside) ^ (largest & u64::from(constants))
+            };
+            let pairs = numbers.iter().zip(vectors);
+            match field.relation {
+                Relation::AtLeast => set_bits(&mut words, out, pairs.map(|p| bit(p, &|r| (all << r) & all))),
+                Relation::Above => set_bits(&mut words, out, pairs.map(|p| bit(p, &|r| ((all << r) << 1) & all))),
+                Relation::Equal => set_bits(&mut words, out, pairs.map(|p| bit(p, &|r| 1 << r))),
+            }
             out += 1;
         }
         out += scale.tops.len();
         lane += scale.lanes();
     }
-    (word, constants)
+    words
 }
 
-/// The top bits of `r + shift`.
-pub(super) fn mask_tops(scales: &[Scale], r: u64) -> u64 {
-    let (mut word, mut at) = (0u64, 0);
-    for scale in scales {
-        at += scale.fields.len();
-        let top = scale.bits - scale.drop - 1;
-        let r = number(scale, r);
-        for shift in &scale.tops {
-            word |= (r.wrapping_add(*shift as u64) >> top & 1) << at;
-            at += 1;
-        }
-    }
-    word
-}
-
-/// The digits of `x̂` that a field is 1 for, or where the largest digit is one of them all but those, and 1. No branch and no address depends on `r`.
-fn field_set(scale: &Scale, field: &Field, r: u64) -> (u64, u64) {
-    let before: u32 = scale.digits[..field.digit].iter().map(|d| d.lanes()).sum();
-    let d = scale.digits[field.digit];
-    let all = low(d.lanes() + 1);
-    let r = digit(r.wrapping_add(field.shift as u64), d);
-    let set = match field.relation {
-        Relation::AtLeast => all << r,
-        Relation::Above => (all << r) << 1,
-        Relation::Equal => 1 << r,
+/// A party's bits of each factor of a product.
+fn factor_bits(product: &[(u64, bool)], words: &[u64], first: bool) -> Vec<Vec<u64>> {
+    let of = |(mask, constant): &(u64, bool)| {
+        let constant = u64::from(*constant && first);
+        words.iter().map(|w| parity(w & mask) ^ constant).collect()
     };
-    let largest = set >> d.lanes() & 1;
-    (((set ^ largest.wrapping_neg()) & low(d.lanes())) << before, largest)
+    product.iter().map(of).collect()
 }
 
-/// The vectors of all products: what party 0 makes of its word if `first`, else what party 1 makes.
-pub(super) fn factors(formulas: &[Formula], word: u64, first: bool) -> u64 {
-    let (mut vector, mut at) = (0u64, 0);
+/// The products of the factors in `subset`.
+fn subset_products(bits: &[Vec<u64>], subset: u64) -> Vec<u64> {
+    let mut chosen = bits.iter().enumerate().filter(|(i, _)| subset >> i & 1 == 1).map(|(_, b)| b);
+    let mut product = chosen.next().cloned().unwrap_or_default();
+    chosen.for_each(|b| product.iter_mut().zip(b).for_each(|(p, b)| *p &= b));
+    product
+}
+
+/// The vectors of all products: what party 0 makes of its words if `first`, else what party 1 makes.
+pub(super) fn factors(formulas: &[Formula], words: &[u64], first: bool) -> Vec<u64> {
+    let (mut vectors, mut at) = (vec![0u64; words.len()], 0);
     for product in formulas.iter().flat_map(|f| &f.products) {
-        let bits = product_bits(product, word, first);
+        let bits = factor_bits(product, words, first);
         let all = low(product.len() as u32);
         for subset in 1..all {
             let own = if first { subset } else { all & !subset };
-            vector |= u64::from(bits & own == own) << at;
+            set_bits(&mut vectors, at, subset_products(&bits, own).into_iter());
             at += 1;
         }
     }
-    vector
-}
-
-/// A party's bit of each factor.
-fn product_bits(product: &[(u64, bool)], word: u64, first: bool) -> u64 {
-    let bit = |(mask, constant): &(u64, bool)| parity(word & mask) ^ u64::from(*constant && first);
-    product.iter().enumerate().fold(0, |bits, (i, factor)| bits | bit(factor) << i)
+    vectors
 }
 
 /// What a party adds to each formula without the other: constants, linear parts, and products of its own bits.
-pub(super) fn own_formulas(formulas: &[Formula], word: u64, first: bool) -> u64 {
-    formulas.iter().enumerate().fold(0, |out, (i, formula)| {
-        let own = |product: &Vec<(u64, bool)>| {
-            let all = low(product.len() as u32);
-            u64::from(product_bits(product, word, first) == all)
-        };
-        let products = formula.products.iter().fold(0, |x, p| x ^ own(p));
-        out | (parity(word & formula.linear) ^ u64::from(formula.constant && first) ^ products) << i
-    })
+pub(super) fn own_formulas(formulas: &[Formula], words: &[u64], first: bool) -> Vec<u64> {
+    let mut out = vec![0u64; words.len()];
+    for (i, formula) in formulas.iter().enumerate() {
+        let constant = u64::from(formula.constant && first);
+        set_bits(&mut out, i, words.iter().map(|w| parity(w & formula.linear) ^ constant));
+        for product in &formula.products {
+            let bits = factor_bits(product, words, first);
+            set_bits(&mut out, i, subset_products(&bits, u64::MAX).into_iter());
+        }
+    }
+    out
 }
 
-/// The parity of each formula's part of a vector.
-pub(super) fn by_formula(formulas: &[Formula], vector: u64) -> u64 {
-    let (mut word, mut at) = (0u64, 0);
-    for (i, formula) in formulas.iter().enumerate() {
-        let lanes = formula.lanes();
-        if lanes > 0 {
-            word |= parity(vector >> at & low(lanes)) << i;
-        }
-        at += lanes;
+/// The parities of each formula's part of the products of two vectors.
+pub(super) fn by_formula(formulas: &[Formula], a: &[u64], b: &[u64]) -> Vec<u64> {
+    let (mut words, mut at) = (vec![0u64; a.len()], 0);
+    for (i, formula) in formulas.iter().enumerate().filter(|(_, f)| f.lanes() > 0) {
+        let part = low(formula.lanes()) << at;
+        set_bits(&mut words, i, a.iter().zip(b).map(|(a, b)| parity(a & b & part)));
+        at += formula.lanes();
     }
-    word
+    words
 }
 
 /// A party's bit of a choice.

@@ -78,13 +78,13 @@ impl Clear<'_> {
             // One sharing of many: the mask is 0.
             Op::Reshare { src, bits } => self.words(*src).iter().map(|x| x & low(*bits)).collect(),
             Op::Digits { src, scales } => {
-                let word = |x: &u64| {
-                    let tops = private::mask_tops(scales, 0) ^ private::own_tops(scales, *x);
-                    private::fields(scales, 0, private::digit_vector(scales, *x)) ^ tops
-                };
-                self.words(*src).iter().map(word).collect()
+                let (x, r) = (self.words(*src), vec![0; node.len]);
+                let mut words = private::fields(scales, &r, &private::digit_vectors(scales, x));
+                let tops = private::mask_tops(scales, &r).into_iter().zip(private::own_tops(scales, x));
+                words.iter_mut().zip(tops).for_each(|(w, (a, b))| *w ^= a ^ b);
+                words
             }
-            Op::Boolean { src, formulas } => self.words(*src).iter().map(|w| private::own_formulas(formulas, *w, true)).collect(),
+            Op::Boolean { src, formulas } => private::own_formulas(formulas, self.words(*src), true),
             Op::Select { choices, .. } => {
                 let term = |c: &Choice, i: usize| private::chosen(c, self.words(c.bits)[i]).wrapping_mul(self.words(c.value)[i]);
                 let sum = |i: usize| choices.iter().fold(0u64, |sum, c| sum.wrapping_add(term(c, i)));

@@ -57,11 +57,9 @@ impl Party {
         let block = |id: NodeId| Ok::<_, MachineError>(&self.words(id)?[from..from + len]);
         Ok(match op {
             Op::Reshare { src, .. } => vec![block(*src)?.to_vec()],
-            Op::Digits { src, scales } => vec![block(*src)?.iter().map(|x| private::digit_vector(scales, *x)).collect()],
+            Op::Digits { src, scales } => vec![private::digit_vectors(scales, block(*src)?)],
             Op::Translate { src, basis, .. } => private::of_opened(&self.program, basis, block(*src)?),
-            Op::Boolean { src, formulas } => {
-                vec![block(*src)?.iter().map(|w| private::factors(formulas, *w, first)).collect()]
-            }
+            Op::Boolean { src, formulas } => vec![private::factors(formulas, block(*src)?, first)],
             Op::Select { choices, .. } => {
                 let mut out = Vec::new();
                 for choice in choices {
@@ -149,19 +147,19 @@ impl Party {
                 out[start..start + count].iter_mut().zip(&mask).for_each(|(o, m)| *o = m & low(*bits));
             }
             Op::Digits { src, scales } => {
-                for (i, (o, x)) in out.iter_mut().zip(self.words(*src)?).enumerate() {
-                    let holds_mask = (start..start + count).contains(&i);
-                    *o ^= if holds_mask { private::mask_tops(scales, *x) } else { private::own_tops(scales, *x) };
+                let words = self.words(*src)?;
+                for (holder, (from, len)) in private::halves(node.len, 0, node.len).into_iter().enumerate() {
+                    let own = &words[from..from + len];
+                    let holds_mask = holder == self.party.index();
+                    let tops = if holds_mask { private::mask_tops(scales, own) } else { private::own_tops(scales, own) };
+                    xor(&mut out[from..from + len], &tops);
                 }
             }
             Op::Translate { basis, .. } if first => {
                 let constant = private::constant(&self.program, basis);
                 out.iter_mut().for_each(|o| *o = o.wrapping_add(constant));
             }
-            Op::Boolean { src, formulas } => {
-                let own = |w: &u64| private::own_formulas(formulas, *w, first);
-                out.iter_mut().zip(self.words(*src)?).for_each(|(o, w)| *o ^= own(w));
-            }
+            Op::Boolean { src, formulas } => xor(out, &private::own_formulas(formulas, self.words(*src)?, first)),
             Op::Select { choices, .. } => {
                 for choice in choices {
                     let pairs = self.words(choice.bits)?.iter().zip(self.words(choice.value)?);
@@ -187,7 +185,7 @@ impl Party {
             }
             Op::Digits { src, scales } => {
                 let own = &self.words(*src)?[from..from + len];
-                out.iter_mut().zip(own).zip(&received[0]).for_each(|((o, r), v)| *o ^= private::fields(scales, *r, *v));
+                xor(out, &private::fields(scales, own, &received[0]));
             }
             Op::Translate { src, basis, .. } => {
                 let own = private::of_mask(&self.program, basis, &self.words(*src)?[from..from + len]);
@@ -195,8 +193,7 @@ impl Party {
             }
             Op::Boolean { formulas, .. } => {
                 let own = if self.first() { self.vectors(op, from, len)?.swap_remove(0) } else { mask(0) };
-                let both = own.iter().zip(&received[0]).map(|(u, v)| private::by_formula(formulas, u & v));
-                out.iter_mut().zip(both).for_each(|(o, w)| *o ^= w);
+                xor(out, &private::by_formula(formulas, &own, &received[0]));
             }
             _ => {}
         }
@@ -250,6 +247,10 @@ impl Party {
         }
         Ok(())
     }
+}
+
+fn xor(out: &mut [u64], words: &[u64]) {
+    out.iter_mut().zip(words).for_each(|(o, w)| *o ^= w);
 }
 
 /// The stream of a lane's mask.

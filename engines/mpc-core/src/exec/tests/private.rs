@@ -93,7 +93,7 @@ fn fields_are_the_relations_of_every_two_digits() {
     let scale = Scale { multiplier: 3, bits: 7, drop: 2, digits, fields: fields.clone(), tops: vec![0, 5] };
     let scales = std::slice::from_ref(&scale);
     for (x, r) in (0..128u64).flat_map(|x| (0..128u64).map(move |r| (x, r))) {
-        let word = private::fields(scales, r, private::digit_vector(scales, x));
+        let word = private::fields(scales, &[r], &private::digit_vectors(scales, &[x]))[0];
         let [x_number, r_number] = [x, r].map(|v| ((3 * v) & 127) >> 2);
         for (i, field) in fields.iter().enumerate() {
             let part = |n: u64| (n >> [0, 3][field.digit]) & [7, 3][field.digit];
@@ -105,7 +105,7 @@ fn fields_are_the_relations_of_every_two_digits() {
             };
             assert_eq!(word >> i & 1, u64::from(expected), "{field:?} of {x_number} and {r_number}");
         }
-        let tops = private::own_tops(scales, x) ^ private::mask_tops(scales, r);
+        let tops = private::own_tops(scales, &[x])[0] ^ private::mask_tops(scales, &[r])[0];
         for (i, shift) in [0, 5].into_iter().enumerate() {
             assert_eq!(tops >> (fields.len() + i) & 1, (x_number ^ (r_number + shift)) >> 4 & 1);
         }
