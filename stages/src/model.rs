@@ -43,6 +43,15 @@ pub(crate) struct Pretrained {
     tokenizer: Option<Vec<u8>>,
 }
 
+impl Pretrained {
+    /// `tokenizer.json`, for who has texts to encode.
+    pub(crate) fn tokenizer(&self) -> Result<&[u8], StageError> {
+        let missing =
+            || StageError::permanent(format!("inputs.model has no {TOKENIZER}, so params.head_start cannot be encoded"));
+        self.tokenizer.as_deref().ok_or_else(missing)
+    }
+}
+
 /// Reads `config.json` and `model.safetensors` from the files on `port`.
 pub(crate) fn pretrained(ctx: &StageContext<'_>, port: &str) -> Result<Pretrained, StageError> {
     let manifest = ctx.store().read_artifact(&ctx.input(port)?.id).map_err(store_error)?;

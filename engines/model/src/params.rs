@@ -242,6 +242,25 @@ mod tests {
     }
 
     #[test]
+    fn updates_begin_at_their_first_layer() {
+        let mut spec = roberta_with_lora();
+        spec.lora = spec.lora.map(|lora| LoraSpec { targets: lora.targets.from_layer(9), ..lora });
+        let layers: std::collections::BTreeSet<_> = spec
+            .parameters()
+            .iter()
+            .filter(|p| p.part == Part::LoraB)
+            .map(|p| p.path.as_str().split('.').nth(2).expect("encoder.layer.N").to_owned())
+            .collect();
+        assert_eq!(layers.into_iter().collect::<Vec<_>>(), ["10", "11", "9"]);
+        let json = serde_json::to_string(&spec).expect("serialises");
+        assert_eq!(serde_json::from_str::<ModelSpec>(&json).expect("reads"), spec);
+        assert!(
+            !serde_json::to_string(&roberta_with_lora()).expect("serialises").contains("first_layer"),
+            "older specs read the same"
+        );
+    }
+
+    #[test]
     fn paths_are_distinct_and_lora_paths_carry_no_suffix() {
         let parameters = roberta_with_lora().parameters();
         let paths: BTreeSet<_> = parameters.iter().map(|p| p.path.clone()).collect();

@@ -157,11 +157,20 @@ pub struct TargetModules {
     pub intermediate: bool,
     /// `output.dense`.
     pub output: bool,
+    /// The lowest encoder layer that gets one. Those below stay the public model's: training needs no backward pass through them and private
+    /// inference no private weight.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub first_layer: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Default for TargetModules {
     fn default() -> Self {
-        Self { query: true, key: true, value: true, attention_output: true, intermediate: true, output: true }
+        Self { query: true, key: true, value: true, attention_output: true, intermediate: true, output: true, first_layer: 0 }
     }
 }
 
@@ -243,7 +252,11 @@ impl ModelSpec {
         let (h, f) = (self.hidden, self.intermediate);
         let t = self.lora.map(|l| l.targets).unwrap_or_default();
         let lora = |on: bool| {
-            self.lora.filter(|_| on).map(|l| Lora { rank: l.rank, scale: l.alpha / l.rank as f64, dropout: l.dropout })
+            self.lora.filter(|_| on && index >= t.first_layer).map(|l| Lora {
+                rank: l.rank,
+                scale: l.alpha / l.rank as f64,
+                dropout: l.dropout,
+            })
         };
         let linear =
             |name: &str, inputs, outputs, on| Linear { path: at.join(name), inputs, outputs, bias: true, lora: lora(on) };

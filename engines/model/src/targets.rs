@@ -36,8 +36,15 @@ pub enum TargetError {
 
 impl TargetModules {
     /// No module.
-    pub const NONE: Self =
-        Self { query: false, key: false, value: false, attention_output: false, intermediate: false, output: false };
+    pub const NONE: Self = Self {
+        query: false,
+        key: false,
+        value: false,
+        attention_output: false,
+        intermediate: false,
+        output: false,
+        first_layer: 0,
+    };
 
     /// The modules that `names` select, together.
     ///
@@ -63,7 +70,13 @@ impl TargetModules {
             }
         }
         let [query, key, value, attention_output, intermediate, output] = on;
-        Ok(Self { query, key, value, attention_output, intermediate, output })
+        Ok(Self { query, key, value, attention_output, intermediate, output, first_layer: 0 })
+    }
+
+    /// The same modules from encoder layer `first` up.
+    #[must_use]
+    pub fn from_layer(self, first: usize) -> Self {
+        Self { first_layer: first, ..self }
     }
 
     /// The selected modules' paths within a layer.
@@ -74,7 +87,7 @@ impl TargetModules {
 
     /// Whether nothing is selected.
     pub fn is_empty(self) -> bool {
-        self == Self::NONE
+        self.from_layer(0) == Self::NONE
     }
 }
 

@@ -107,6 +107,8 @@ impl ModelSpec {
             c.positive("lora.alpha", lora.alpha);
             c.probability("lora.dropout", lora.dropout);
             c.check("lora.targets", "empty", !lora.targets.is_empty(), || "at least one module".to_owned());
+            let (first, below) = (lora.targets.first_layer, self.layers);
+            c.check("lora.targets.first_layer", first, first < below, || format!("below the {below} layers"));
         }
         if let Some(head) = &self.head {
             c.size("head.outputs", head.outputs, 65_536);
@@ -135,11 +137,10 @@ mod tests {
         spec.softmax = Softmax::Scaled { temperature: 0.0 };
         spec.caps.attention = Some(-1.0);
         spec.hidden_dropout = 1.0;
-        let none =
-            TargetModules { query: false, key: false, value: false, attention_output: false, intermediate: false, output: false };
+        let none = TargetModules { first_layer: 99, ..TargetModules::NONE };
         spec.lora = Some(LoraSpec { rank: 0, alpha: f64::INFINITY, dropout: -0.1, targets: none });
         spec.head = Some(HeadSpec { outputs: 0, pooling: Pooling::Mean, dense: false, dropout: 2.0 });
-        let error = spec.validate().expect_err("eleven things are wrong");
+        let error = spec.validate().expect_err("twelve things are wrong");
         let fields: Vec<_> = error.problems.iter().map(|p| p.field).collect();
         let expected = [
             "heads",
@@ -151,6 +152,7 @@ mod tests {
             "lora.alpha",
             "lora.dropout",
             "lora.targets",
+            "lora.targets.first_layer",
             "head.outputs",
             "head.dropout",
         ];

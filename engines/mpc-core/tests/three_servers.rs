@@ -91,9 +91,8 @@ fn every_head_family_and_lora_target_is_the_float_models() {
         });
         cases.push((format!("{architecture:?} {pooling:?} {dense} {outputs}"), spec));
     }
-    let all = TargetModules { query: true, key: true, value: true, attention_output: true, intermediate: true, output: true };
-    let none =
-        TargetModules { query: false, key: false, value: false, attention_output: false, intermediate: false, output: false };
+    let all = TargetModules::default();
+    let none = TargetModules::NONE;
     for targets in [all, TargetModules { key: true, ..none }, TargetModules { intermediate: true, output: true, ..none }] {
         let lora = Some(LoraSpec { rank: 4, alpha: 8.0, dropout: 0.0, targets });
         cases.push((format!("{targets:?}"), tiny(|s| s.lora = lora)));

@@ -111,8 +111,7 @@ fn every_head_and_family_is_the_float_models() {
 
 #[test]
 fn every_lora_target_is_the_float_models() {
-    let none =
-        TargetModules { query: false, key: false, value: false, attention_output: false, intermediate: false, output: false };
+    let none = TargetModules::NONE;
     let targets = [
         ("query", TargetModules { query: true, ..none }),
         ("key", TargetModules { key: true, ..none }),

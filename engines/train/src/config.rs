@@ -112,6 +112,8 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// Module names: `query`, `dense`, `attention.output.dense`, `all-linear`.
     pub targets: Vec<String>,
+    /// The lowest encoder layer that is updated.
+    pub first_layer: usize,
     /// How `A` starts.
     pub a_init: AInit,
     /// Whether `A` keeps its initial value (frozen-A LoRA, Sun et al. 2024).
@@ -125,6 +127,7 @@ impl Default for LoraConfig {
             alpha: None,
             dropout: 0.0,
             targets: vec!["all-linear".to_owned()],
+            first_layer: 0,
             a_init: AInit::default(),
             freeze_a: true,
         }
@@ -143,11 +146,13 @@ pub struct HeadConfig {
     pub dropout: f64,
     /// Whether the features are centred first, by random tokens: for a new head, not for a pretrained pooler.
     pub centred: bool,
+    /// By how many logits a head that starts from public texts gives them to their class rather than another, on average.
+    pub margin: f64,
 }
 
 impl Default for HeadConfig {
     fn default() -> Self {
-        Self { pooling: Pooling::Mean, dense: false, dropout: 0.0, centred: false }
+        Self { pooling: Pooling::Mean, dense: false, dropout: 0.0, centred: false, margin: 1.0 }
     }
 }
 
@@ -206,7 +211,7 @@ impl TrainConfig {
                 rank: lora.rank,
                 alpha: lora.alpha.unwrap_or(lora.rank as f64),
                 dropout: lora.dropout,
-                targets: TargetModules::from_names(&lora.targets).map_err(|e| e.to_string())?,
+                targets: TargetModules::from_names(&lora.targets).map_err(|e| e.to_string())?.from_layer(lora.first_layer),
             }),
             TuningConfig::Head | TuningConfig::Full => None,
         };

@@ -10,6 +10,7 @@ mod budget;
 mod centre;
 mod config;
 mod cut;
+mod described;
 mod device;
 mod dropout;
 mod engine;

@@ -11,6 +11,7 @@ use sprint_model::{Checkpoint, Example, ModelSpec, ParamPath, TensorData};
 use crate::budget::Budget;
 use crate::centre::centred;
 use crate::config::TrainConfig;
+use crate::described::described;
 use crate::device::Backend;
 use crate::error::TrainError;
 use crate::mechanics::{Mechanics, Sound};
@@ -27,6 +28,8 @@ pub struct TrainInputs<'a> {
     pub examples: &'a [Example],
     /// Classes, or 1 for regression.
     pub outputs: usize,
+    /// Public texts with the class each describes, which the head starts from; none for a random start.
+    pub described: &'a [Example],
 }
 
 /// Where a private run's steps are charged.
@@ -135,10 +138,14 @@ pub(crate) fn train_with(
     mechanics: &mut dyn Mechanics,
 ) -> Result<TrainedModel, TrainError> {
     let (spec, layout) = config.validate(inputs.base.spec(), inputs.examples, inputs.outputs)?;
+    config.validate_described(inputs.base.spec(), inputs.described, inputs.outputs)?;
     let backend = Backend::open(config.device)?;
     let mut model = start(inputs.base, &spec, config.a_init(), config.init_seed)?;
     if config.head.centred {
         model = centred(model, config.head.pooling, config.init_seed, &backend)?;
+    }
+    if !inputs.described.is_empty() {
+        model = described(model, inputs.described, config.head.margin, &backend)?;
     }
     model.require_complete()?;
     let digest = run_digest(&inputs, config)?;
@@ -200,7 +207,8 @@ fn run_digest(inputs: &TrainInputs<'_>, config: &TrainConfig) -> Result<String, 
         field(path.as_str().as_bytes());
         field(&tensor.data().iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
     }
-    for example in inputs.examples {
+    field(&(inputs.described.len() as u64).to_le_bytes());
+    for example in inputs.described.iter().chain(inputs.examples) {
         field(&example.ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
         field(&example.type_ids);
         field(format!("{:?}", example.label).as_bytes());

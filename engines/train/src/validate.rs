@@ -70,6 +70,28 @@ impl TrainConfig {
         }
     }
 
+    /// Checks the public texts that the head is to start from, if there are any.
+    pub(crate) fn validate_described(&self, base: &ModelSpec, texts: &[Example], outputs: usize) -> Result<(), ConfigError> {
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let mut c = Checks::default();
+        let margin = self.head.margin;
+        c.check(margin.is_finite() && margin > 0.0, "head.margin", format_args!("{margin} given; give a number above 0"));
+        c.check(!self.head.dense, "head.dense", "true given, but a head that starts from texts has one layer; give false");
+        c.check(outputs > 1, "described", "the task is a regression; texts describe the classes of a classification");
+        for class in 0..outputs as u32 {
+            let known = texts.iter().any(|text| text.label == Some(Label::Class(class)));
+            c.check(known, "described", format_args!("no text describes class {class}; give at least one for each class"));
+        }
+        for (row, text) in texts.iter().enumerate() {
+            if let Some(message) = label_problem(text, outputs).or_else(|| token_problem(text, base)) {
+                c.push("described", format_args!("text {row} {message}"));
+            }
+        }
+        if c.0.is_empty() { Ok(()) } else { Err(ConfigError { problems: c.0 }) }
+    }
+
     fn check_model(&self, c: &mut Checks, base: &ModelSpec, outputs: usize) -> Option<(ModelSpec, Layout)> {
         c.check(outputs > 0, "outputs", "0 given; give the number of classes, or 1 for regression");
         let spec = match self.spec(base, outputs) {
@@ -233,7 +255,7 @@ fn token_problem(example: &Example, spec: &ModelSpec) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{LoraConfig, PrivacyConfig, Sampling, TrainConfig, TuningConfig};
+    use crate::config::{HeadConfig, LoraConfig, PrivacyConfig, Sampling, TrainConfig, TuningConfig};
     use crate::optim::OptimiserConfig;
     use sprint_model::{Example, Label, ModelSpec};
 
@@ -303,6 +325,26 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert_eq!(fields(&TrainConfig::default(), &[], 2), ["examples"]);
+    }
+
+    #[test]
+    fn texts_that_describe_no_class_or_not_every_class_are_problems() {
+        let config = TrainConfig::default();
+        let fields = |config: &TrainConfig, texts: &[Example], outputs| match config.validate_described(
+            &ModelSpec::bert_tiny_5k(),
+            texts,
+            outputs,
+        ) {
+            Ok(()) => vec![],
+            Err(error) => error.problems.into_iter().map(|p| p.field).collect(),
+        };
+        assert_eq!(fields(&config, &examples(4), 2), Vec::<String>::new());
+        assert_eq!(fields(&config, &[], 1), Vec::<String>::new(), "no text, no start");
+        assert_eq!(fields(&config, &examples(4), 3), ["described"], "nothing describes class 2");
+        let unlabelled = Example { label: None, ..examples(1).remove(0) };
+        assert_eq!(fields(&config, &[examples(4), vec![unlabelled]].concat(), 2), ["described"]);
+        let head = HeadConfig { dense: true, margin: 0.0, ..config.head };
+        assert_eq!(fields(&TrainConfig { head, ..config }, &examples(4), 2), ["head.margin", "head.dense"]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl TrainObserver for Crash {
 
 fn run(config: &TrainConfig, examples: &[Example], sink: &SharedSink) -> TrainedModel {
     let base = base();
-    let inputs = TrainInputs { base: &base, examples, outputs: 2 };
+    let inputs = TrainInputs { base: &base, examples, outputs: 2, described: &[] };
     train(inputs, config, Some(accounting(sink)), None, &mut Unobserved).expect("a valid run")
 }
 
@@ -108,7 +108,7 @@ fn values(model: &TrainedModel) -> Vec<f32> {
 /// Starts a run, crashes it after `after` steps, and resumes it from its last snapshot.
 fn crash_and_resume(config: &TrainConfig, examples: &[Example], sink: &SharedSink, after: u64) -> TrainedModel {
     let base = base();
-    let inputs = TrainInputs { base: &base, examples, outputs: 2 };
+    let inputs = TrainInputs { base: &base, examples, outputs: 2, described: &[] };
     let mut crash = Crash { after: Some(after), ..Crash::default() };
     let stopped = train(inputs, config, Some(accounting(sink)), None, &mut crash);
     assert!(matches!(stopped, Err(TrainError::Cancelled)), "stopped after {after} steps");
@@ -150,7 +150,7 @@ fn every_attempt_is_paid_for_and_the_noise_of_a_resumed_run_is_fresh() {
 #[test]
 fn a_ledger_older_than_the_snapshot_is_refused() {
     let (data, sink, base) = (examples(96), SharedSink::default(), base());
-    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2, described: &[] };
     let mut crash = Crash { after: Some(5), ..Crash::default() };
     let _ = train(inputs, &config(), Some(accounting(&sink)), None, &mut crash);
     let fresh = accounting(&SharedSink::default());
@@ -162,7 +162,7 @@ fn a_ledger_older_than_the_snapshot_is_refused() {
 fn a_snapshot_of_another_configuration_or_other_data_is_refused() {
     let (data, base) = (examples(96), base());
     let config = TrainConfig { seed: Some(1), ..config() };
-    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2, described: &[] };
     let mut crash = Crash { after: Some(5), ..Crash::default() };
     let _ = train(inputs, &config, None, None, &mut crash);
     let kept = crash.kept.as_deref();
@@ -181,7 +181,7 @@ fn the_limit_on_epsilon_holds_through_crashes() {
     let (data, sink, base) = (examples(96), SharedSink::default(), base());
     let privacy = Some(PrivacyConfig { delta: 1e-4, max_epsilon: Some(8.4), ..PrivacyConfig::default() });
     let config = TrainConfig { privacy, snapshot_every: 0, ..config() };
-    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2, described: &[] };
     let mut refused = false;
     for _ in 0..6 {
         let mut crash = Crash { after: Some(6), ..Crash::default() };
@@ -229,7 +229,7 @@ fn an_example_whose_gradient_is_not_finite_contributes_nothing_and_is_counted() 
     let mut data = examples(32);
     data[4].ids[0] = 39;
     let config = TrainConfig { batch_size: 32, epochs: 3.0, seed: Some(2), ..config() };
-    let inputs = TrainInputs { base: &poisoned, examples: &data, outputs: 2 };
+    let inputs = TrainInputs { base: &poisoned, examples: &data, outputs: 2, described: &[] };
     let model = train(inputs, &config, None, None, &mut Unobserved).expect("a NaN is not an error");
     assert_eq!(model.rejected_examples, 3, "one example in each of three full batches");
     assert!(values(&model).iter().all(|v| v.is_finite()));
@@ -280,8 +280,9 @@ fn regression_learns_a_score() {
     }
     let base = base();
     let config = TrainConfig { privacy: None, batch_size: 48, epochs: 40.0, ..config() };
-    let model = train(TrainInputs { base: &base, examples: &data, outputs: 1 }, &config, None, None, &mut Unobserved)
-        .expect("a valid run");
+    let model =
+        train(TrainInputs { base: &base, examples: &data, outputs: 1, described: &[] }, &config, None, None, &mut Unobserved)
+            .expect("a valid run");
     let last = model.history.iter().rev().find_map(|h| h.loss).expect("a batch was not empty");
     assert!(last < 0.3, "½·(error)² is {last}; a constant gives 1.1");
 }
@@ -289,7 +290,7 @@ fn regression_learns_a_score() {
 #[test]
 fn a_private_run_without_a_ledger_is_refused() {
     let (data, base) = (examples(96), base());
-    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2, described: &[] };
     assert!(matches!(train(inputs, &config(), None, None, &mut Unobserved), Err(TrainError::NoLedger)));
 }
 
@@ -325,7 +326,7 @@ fn bad_input_is_refused_by_its_field_before_anything_is_spent() {
     for (name, expected, spoil) in cases {
         let (mut config, mut data, sink, base) = (config(), examples(96), SharedSink::default(), base());
         spoil(&mut config, &mut data);
-        let inputs = TrainInputs { base: &base, examples: &data, outputs: 2 };
+        let inputs = TrainInputs { base: &base, examples: &data, outputs: 2, described: &[] };
         let error = train(inputs, &config, Some(accounting(&sink)), None, &mut Unobserved).expect_err(name);
         assert!(matches!(error, TrainError::Config(_)) && error.to_string().contains(expected), "{name}: {error}");
         assert!(sink.bytes().is_empty(), "{name}: something was charged");

@@ -3,6 +3,7 @@
 //! **Spends privacy.** Every noisy step is charged to a ledger that outlives attempts before its noise is drawn; an attempt
 //! that continues after a crash draws fresh noise, and everything ever charged is in the report.
 
+mod head_start;
 mod mirror;
 mod params;
 mod trials;
@@ -16,7 +17,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use sprint_artifacts::{Digest, Manifest, Secrecy, Store};
 use sprint_dp::ledger::{FileSink, LedgerError, LedgerSink, RunId};
-use sprint_model::{Example, ModelSpec};
+use sprint_model::ModelSpec;
 use sprint_stage_api::{
     CachePolicy, Effect, ErrorClass, Forecast, Foreseen, ForeseenInputs, InputPort, OutputPort, ParamProblem, Stage,
     StageContext, StageError, StageOutputs, StageSpec,
@@ -27,7 +28,7 @@ use sprint_train::{
 
 use crate::dataset::{self, Split};
 use crate::errors::{stamped, with_causes};
-use crate::model::{self, ModelFacts, Pretrained};
+use crate::model::{self, ModelFacts};
 use crate::params as parameters;
 use crate::privacy::{PrivacyClaim, PrivacyDocument};
 use mirror::MirroredSink;
@@ -91,7 +92,13 @@ impl Stage for Finetune {
             );
             return Err(StageError::permanent(message).help("connect the same model to tokenize and finetune"));
         }
-        let trained = attempt(ctx, &config, &pretrained, &examples, meta.outputs())?;
+        let described = match params.head_start() {
+            Some(start) => start.texts(&meta.classes, pretrained.tokenizer()?, pretrained.checkpoint.spec())?,
+            None => Vec::new(),
+        };
+        let inputs =
+            TrainInputs { base: &pretrained.checkpoint, examples: &examples, outputs: meta.outputs(), described: &described };
+        let trained = attempt(ctx, &config, inputs)?;
         let document = PrivacyDocument::new(claim(trained.privacy.as_ref(), params.delta()), json!(trained.privacy));
         let document = document.with_trials(trials::of(ctx, &config)?);
         if !document.claim.private {
@@ -123,14 +130,7 @@ fn shape(store: &Store, params: &Value, inputs: &ForeseenInputs) -> Option<Model
 }
 
 /// Trains, from the newest checkpoint if there is one.
-fn attempt(
-    ctx: &StageContext<'_>,
-    config: &TrainConfig,
-    pretrained: &Pretrained,
-    examples: &[Example],
-    outputs: usize,
-) -> Result<TrainedModel, StageError> {
-    let inputs = TrainInputs { base: &pretrained.checkpoint, examples, outputs };
+fn attempt(ctx: &StageContext<'_>, config: &TrainConfig, inputs: TrainInputs<'_>) -> Result<TrainedModel, StageError> {
     let resume = ctx.checkpoints().latest()?;
     if resume.is_some() {
         ctx.log("continuing from a checkpoint; steps repeated since then are charged again");

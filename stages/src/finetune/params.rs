@@ -10,6 +10,7 @@ use sprint_train::{
     TrainConfig, TuningConfig,
 };
 
+use super::head_start::HeadStart;
 use crate::params::Params;
 
 /// Parameters of `finetune@1`.
@@ -44,6 +45,9 @@ pub(crate) struct FinetuneParams {
     /// Which layers LoRA updates: `query`, `dense`, `attention.output.dense`, `all-linear`.
     #[serde(default = "default_targets")]
     targets: Vec<String>,
+    /// The lowest encoder layer that LoRA updates. The layers below stay public: they need no backward pass, and no private weights in inference.
+    #[serde(default)]
+    first_layer: usize,
     /// How LoRA's A starts.
     #[serde(default)]
     init: Init,
@@ -64,6 +68,9 @@ pub(crate) struct FinetuneParams {
     /// privacy): for a new head, not for a pretrained pooler.
     #[serde(default)]
     centred: bool,
+    /// Public words that describe each class, from whose encodings a linear head starts instead of at random; costs no privacy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    head_start: Option<HeadStart>,
     /// Functions of the model that training and deployment replace: `{activation: …, softmax: …, caps: …, hidden_dropout: …}`.
     #[serde(default)]
     functions: Map<String, Value>,
@@ -269,6 +276,12 @@ impl FinetuneParams {
         {
             problems.push(ParamProblem::new(&["max_epsilon"], format!("{max} is below epsilon = {epsilon}")));
         }
+        if let Some(start) = &self.head_start {
+            start.check(&mut problems);
+            if self.dense_head {
+                problems.push(ParamProblem::new(&["dense_head"], "a head that starts from words has one layer".to_owned()));
+            }
+        }
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -280,7 +293,13 @@ impl FinetuneParams {
         };
         Ok(TrainConfig {
             tuning: self.tuning(),
-            head: HeadConfig { pooling: self.pooling(), dense: self.dense_head, dropout: self.dropout, centred: self.centred },
+            head: HeadConfig {
+                pooling: self.pooling(),
+                dense: self.dense_head,
+                dropout: self.dropout,
+                centred: self.centred,
+                margin: self.head_start.as_ref().map_or(1.0, HeadStart::margin),
+            },
             modules_to_save: self.modules_to_save.clone(),
             functions,
             privacy,
@@ -305,6 +324,11 @@ impl FinetuneParams {
         })
     }
 
+    /// Words that describe the classes.
+    pub(super) fn head_start(&self) -> Option<&HeadStart> {
+        self.head_start.as_ref()
+    }
+
     /// δ of the budget.
     pub(super) fn delta(&self) -> f64 {
         self.delta
@@ -321,7 +345,8 @@ impl FinetuneParams {
         };
         let lora = |freeze_a| {
             let targets = self.targets.clone();
-            TuningConfig::Lora(LoraConfig { rank: self.rank, alpha: self.alpha, dropout: 0.0, targets, a_init, freeze_a })
+            let Self { rank, alpha, first_layer, .. } = *self;
+            TuningConfig::Lora(LoraConfig { rank, alpha, dropout: 0.0, targets, first_layer, a_init, freeze_a })
         };
         match self.method {
             Method::Lora => lora(false),

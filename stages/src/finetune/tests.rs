@@ -39,7 +39,8 @@ pub(crate) fn bench() -> Bench {
     let folder = Path::new("../workflows/quickstart/bert-tiny-5k");
     let files = Manifest::builder("files@1", Secrecy::Secret)
         .path("config.json", folder.join("config.json"))
-        .path("model.safetensors", folder.join("model.safetensors"));
+        .path("model.safetensors", folder.join("model.safetensors"))
+        .path("tokenizer.json", folder.join("tokenizer.json"));
     let (files, _) = bench.store().put_artifact(files).expect("stores");
     bench.connect("dataset", &[], dataset);
     bench.connect("model", &[], files);
@@ -170,6 +171,42 @@ fn a_recipe_is_checked_before_anything_runs() {
     let problems = Finetune::new().normalise(&wrong).expect_err("four problems");
     let paths: Vec<_> = problems.iter().map(|p| p.path.join(".")).collect();
     assert_eq!(paths, ["optimiser_options", "functions", "targets", "max_epsilon"], "{problems:?}");
+}
+
+#[test]
+fn a_head_starts_from_words_for_every_class_of_the_data_and_no_other() {
+    let bench = bench();
+    let with = |start: Value| {
+        let mut recipe = recipe();
+        recipe["head_start"] = start;
+        // One step at a rate that moves nothing: what is left is the start.
+        (recipe["epsilon"], recipe["epochs"], recipe["lr"]) = (json!("none"), json!(0.25), json!(1e-9));
+        recipe
+    };
+    let templates = json!(["{}", "this is {} ."]);
+    let words = json!({"ham": ["dear friend", "meeting"], "spam": ["free offer", "money"]});
+    let outputs = bench
+        .run(&Finetune::new(), &with(json!({"words": words, "templates": templates, "margin": 2})))
+        .expect("starts from words");
+    let (_, model) = model::load(bench.store(), outputs.get("model").expect("an output")).expect("reads");
+    let json = std::fs::read("../workflows/quickstart/bert-tiny-5k/tokenizer.json").expect("the quickstart's");
+    let encoder = sprint_model::TextEncoder::from_bytes(&json, model.spec(), 16).expect("a tokenizer");
+    let logits = |text: &str| {
+        let example = encoder.encode(text, None).expect("encodes").into_example(None);
+        let backend = sprint_train::Backend::open(sprint_train::BackendKind::Flex).expect("built");
+        sprint_train::predict(&model, &[example], backend).expect("evaluates").remove(0)
+    };
+    for (text, class) in [("this is money .", 1), ("free offer", 1), ("this is dear friend .", 0), ("meeting", 0)] {
+        let logits = logits(text);
+        assert!(logits[class] > logits[1 - class], "{text}: {logits:?}");
+    }
+    let other = json!({"ham": ["meeting"], "eggs": ["money"]});
+    let refused = bench.run(&Finetune::new(), &with(json!({"words": other}))).expect_err("no such class");
+    assert!(refused.message.contains("eggs") && refused.message.contains("spam"), "{refused}");
+    let wrong = with(json!({"words": {"ham": []}, "templates": ["no blank"], "margin": 1}));
+    let problems = Finetune::new().normalise(&wrong).expect_err("three problems");
+    let paths: Vec<_> = problems.iter().map(|p| p.path.join(".")).collect();
+    assert_eq!(paths, ["head_start.templates", "head_start.words", "head_start.words.ham"], "{problems:?}");
 }
 
 #[test]

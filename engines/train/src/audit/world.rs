@@ -117,7 +117,7 @@ impl World {
 
     /// Trains, from the start or from a snapshot.
     pub(super) fn run(&self, ledger: &SharedLedger, resume: Option<&[u8]>) -> Result<Run, TrainError> {
-        let inputs = TrainInputs { base: &self.base, examples: &self.examples, outputs: self.outputs };
+        let inputs = TrainInputs { base: &self.base, examples: &self.examples, outputs: self.outputs, described: &[] };
         let run = RunId::new("audit").expect("a printable name");
         let accounting = Accounting { sink: Box::new(ledger.clone()), data_set: "audit".to_owned(), run };
         let mut sound = Sound;
