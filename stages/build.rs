@@ -55,6 +55,11 @@ const KINDS: &[Kind] = &[
         sources: &[SHARE, CALIBRATE, STORED_MODEL, MODEL, CLEAR, KERNEL, MPC_CORE, MPC],
         packages: &["sprint-clear", "sprint-mpc"],
     },
+    Kind {
+        name: "SHARE_THREE",
+        sources: &["stages/src/share_three.rs", SHARE, CALIBRATE, STORED_MODEL, MODEL, CLEAR, KERNEL, MPC_CORE, MPC],
+        packages: &["sprint-clear", "sprint-mpc"],
+    },
     Kind { name: "PROVISION", sources: &["stages/src/provision.rs", FLEET], packages: &[] },
     Kind {
         name: "INFER_CLEAR",

@@ -15,7 +15,7 @@ use crate::errors::{Put, store_error};
 pub(crate) struct MpcCost {
     /// The version of this structure.
     pub(crate) version: u32,
-    /// The gates' mode: `exact`, `calibrated` or `lean`.
+    /// The gates' mode: `exact`, `calibrated`, `lean` or `three-server`.
     pub(crate) mode: String,
     /// Messages classified.
     pub(crate) messages: u64,
@@ -26,10 +26,10 @@ pub(crate) struct MpcCost {
     pub(crate) inferences: u64,
     /// Rounds of one inference, the most of any.
     pub(crate) rounds: u64,
-    /// Bytes that party 0 and party 1 sent each other, sockets' headers and TLS included.
-    pub(crate) online_bytes_sent: [u64; 2],
+    /// Bytes that each party sent to the other, or the others, sockets' headers and TLS included.
+    pub(crate) online_bytes_sent: Vec<u64>,
     /// Bytes of one-time material that each party got from the dealer.
-    pub(crate) dealer_bytes: [u64; 2],
+    pub(crate) dealer_bytes: Vec<u64>,
     /// From request to output share, the slower party of each inference.
     pub(crate) online_s: f64,
     /// The dealer's seconds.
@@ -56,15 +56,15 @@ impl MpcCost {
     /// The costs of one message in the metrics table: means over messages, `rounds` of one inference.
     pub(crate) fn per_message(&self) -> serde_json::Value {
         let n = self.messages.max(1) as f64;
-        let each = |bytes: [u64; 2]| bytes.map(|b| (b as f64 / n).round() as u64);
+        let each = |bytes: &[u64]| bytes.iter().map(|b| (*b as f64 / n).round() as u64).collect::<Vec<_>>();
         serde_json::json!({
             "mode": self.mode,
             "messages": self.messages,
             "refused": self.refused,
             "inferences": self.inferences,
             "rounds": self.rounds,
-            "online_bytes_sent": each(self.online_bytes_sent),
-            "dealer_bytes": each(self.dealer_bytes),
+            "online_bytes_sent": each(&self.online_bytes_sent),
+            "dealer_bytes": each(&self.dealer_bytes),
             "online_s": self.online_s / n,
             "offline_s": self.offline_s / n,
             "wall_s": self.wall_s / n,

@@ -22,6 +22,7 @@ mod privacy;
 mod provision;
 mod registry;
 mod share;
+mod share_three;
 #[cfg(test)]
 mod testing;
 mod tokenize;

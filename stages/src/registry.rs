@@ -15,6 +15,7 @@ use crate::infer_mpc::InferMpc;
 use crate::metrics::Metrics;
 use crate::provision::Provision;
 use crate::share::Share;
+use crate::share_three::ShareThree;
 use crate::tokenize::Tokenize;
 use crate::{CloudFleet, RoleProgram};
 
@@ -25,12 +26,13 @@ pub fn registry() -> Registry {
 
 /// Every kind, with MPC roles started as `program` says, and machines of a cloud from `cloud`.
 pub fn registry_with(program: RoleProgram, cloud: Option<Arc<dyn CloudFleet>>) -> Registry {
-    let kinds: [Arc<dyn Stage>; 9] = [
+    let kinds: [Arc<dyn Stage>; 10] = [
         Arc::new(Download::new()),
         Arc::new(Tokenize::new()),
         Arc::new(Finetune::new()),
         Arc::new(Calibrate::new()),
         Arc::new(Share::new()),
+        Arc::new(ShareThree::new()),
         Arc::new(Provision::new(cloud)),
         Arc::new(InferClear::new()),
         Arc::new(InferMpc::new(program)),
@@ -43,7 +45,7 @@ pub fn registry_with(program: RoleProgram, cloud: Option<Arc<dyn CloudFleet>>) -
     registry
 }
 
-/// Runs the MPC role of this name (`party-0`, `party-1`, `dealer`) to its end; `None` if there is no such role.
+/// Runs the MPC role of this name (`party-0`, `party-1`, `dealer`, `party-2`) to its end; `None` if there is no such role.
 pub fn mpc_role(name: &str, stdin: impl Read + Send + 'static, stdout: impl Write + Send + 'static) -> Option<ExitCode> {
     let role = Role::ALL.into_iter().find(|role| role.name() == name)?;
     Some(gate_role_main(role, stdin, stdout))
@@ -58,7 +60,7 @@ mod tests {
     fn every_kind_declares_a_digest_of_its_own_code_and_a_schema() {
         let registry = registry();
         let digests: BTreeSet<_> = registry.iter().map(|s| s.spec().code_digest).collect();
-        assert_eq!((registry.iter().count(), digests.len()), (9, 9));
+        assert_eq!((registry.iter().count(), digests.len()), (10, 10));
         for stage in registry.iter() {
             let spec = stage.spec();
             assert!(spec.code_digest.starts_with("b3:") && spec.code_digest.len() == 67, "{}", spec.kind);

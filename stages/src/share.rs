@@ -68,7 +68,7 @@ impl Gates {
 /// Which weights the parties must not see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Weights {
+pub(crate) enum Weights {
     /// Everything that training changed; the pretrained encoder is public.
     #[default]
     Trained,
@@ -197,28 +197,50 @@ impl Stage for Share {
         let mode = Gates::mode(params.mode, ranges.is_some());
         let failed = |e: &dyn std::error::Error| StageError::permanent(format!("sharing the model: {}", with_causes(e)));
         let shared = SharedModel::split(&checkpoint, policy, mode, ranges.as_ref()).map_err(|e| failed(&e))?;
-        let about = SharedMeta {
-            version: VERSION,
-            spec: meta.spec,
-            policy,
-            mode,
-            calibration: ranges,
-            digest: shared.digest,
-            task: meta.task,
-        };
-        let public = Manifest::builder("shared-model@1", Secrecy::Public)
-            .bytes(META_FILE, serde_json::to_vec_pretty(&about).map_err(|e| failed(&e))?)
-            .bytes(EMBEDDINGS_FILE, embeddings(&checkpoint).map_err(|e| failed(&e))?)
-            .bytes(PUBLIC_FILE, shared.public);
-        let put = |builder| ctx.put(builder);
-        let mut outputs = StageOutputs::new().with("public", put(public)?);
-        for (party, (port, share)) in (0_u8..).zip(["share0", "share1"].into_iter().zip(shared.shares)) {
-            let kind = format!("share-{party}@1");
-            outputs = outputs.with(port, put(Manifest::builder(kind, Secrecy::Party(party)).bytes(SHARE_FILE, share.to_vec()))?);
-        }
-        ctx.log(format!("shared as {} for gates of mode {mode}", about.digest));
-        Ok(outputs)
+        let (spec, task) = (meta.spec, meta.task);
+        let about = SharedMeta { version: VERSION, spec, policy, mode, calibration: ranges, digest: shared.digest, task };
+        store(ctx, &about, &checkpoint, shared)
     }
+}
+
+/// Stores what a sharing gave: the public part, and each party's share under that party's label.
+fn store(
+    ctx: &StageContext<'_>,
+    about: &SharedMeta,
+    checkpoint: &Checkpoint,
+    shared: SharedModel,
+) -> Result<StageOutputs, StageError> {
+    let failed = |e: &dyn std::error::Error| StageError::permanent(format!("sharing the model: {}", with_causes(e)));
+    let public = Manifest::builder("shared-model@1", Secrecy::Public)
+        .bytes(META_FILE, serde_json::to_vec_pretty(about).map_err(|e| failed(&e))?)
+        .bytes(EMBEDDINGS_FILE, embeddings(checkpoint).map_err(|e| failed(&e))?)
+        .bytes(PUBLIC_FILE, shared.public);
+    let put = |builder| ctx.put(builder);
+    let mut outputs = StageOutputs::new().with("public", put(public)?);
+    let shares = shared.shares.into_iter().chain(shared.third);
+    for (party, (port, share)) in (0_u8..).zip(["share0", "share1", "share2"].into_iter().zip(shares)) {
+        let kind = format!("share-{party}@1");
+        outputs = outputs.with(port, put(Manifest::builder(kind, Secrecy::Party(party)).bytes(SHARE_FILE, share.to_vec()))?);
+    }
+    ctx.log(format!("shared as {} for gates of mode {}", about.digest, about.mode));
+    Ok(outputs)
+}
+
+/// Shares a model among three servers, each of which gets one of three words.
+pub(crate) fn share_in_three(ctx: &StageContext<'_>, weights: Weights) -> Result<StageOutputs, StageError> {
+    let (meta, checkpoint) = model::load(ctx.store(), &ctx.input("model")?.id)?;
+    let (policy, mode) = (weights.policy(meta.tuning), Mode::ThreeServer);
+    let shared = SharedModel::split(&checkpoint, policy, mode, None)
+        .map_err(|e| StageError::permanent(format!("sharing the model: {}", with_causes(&e))))?;
+    let (spec, task) = (meta.spec, meta.task);
+    let about = SharedMeta { version: VERSION, spec, policy, mode, calibration: None, digest: shared.digest, task };
+    store(ctx, &about, &checkpoint, shared)
+}
+
+/// The facts of what [`share_in_three`] would give.
+pub(crate) fn foresee_three(store: &Store, weights: Weights, inputs: &ForeseenInputs) -> Option<SharedFacts> {
+    let ModelFacts { spec, tuning } = model::facts(store, inputs.get("model")?)?;
+    Some(SharedFacts { spec, policy: weights.policy(tuning), mode: Mode::ThreeServer, calibration: None })
 }
 
 /// The ranges that are shared with the model, if its gates rely on any.

@@ -88,6 +88,18 @@ impl Hosts {
         Ok(hosts)
     }
 
+    /// Refuses places on other machines or in namespaces for `what`, which runs as processes of this machine alone.
+    pub(crate) fn all_local(&self, what: &str) -> Result<(), StageError> {
+        match self.roles.iter().find(|h| !matches!(h.place, Place::Child)) {
+            None => Ok(()),
+            Some(other) => {
+                Err(StageError::permanent(format!("{what} run on `fleet: local` only, and {} is elsewhere", other.role)).help(
+                    "use a `provision` stage with `fleet: local`, or share the model with `share` for two parties and a dealer",
+                ))
+            }
+        }
+    }
+
     /// The place of a role.
     pub(crate) fn host(&self, role: &str) -> Result<&Host, StageError> {
         let found = self.roles.iter().find(|h| h.role == role);

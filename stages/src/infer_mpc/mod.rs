@@ -185,11 +185,12 @@ impl InferMpc {
         let spec = StageSpec {
             kind: "infer-mpc",
             version: 1,
-            about: "Classifies held-out examples under multi-party computation by a dealer and two parties.",
+            about: "Classifies held-out examples under multi-party computation by a dealer and two parties, or by three parties.",
             inputs: vec![
                 input("public", "shared-model"),
                 input("share0", "share-0"),
                 input("share1", "share-1"),
+                InputPort { name: "share2", artifact: "share-2", optional: true, gather: false },
                 input("dataset", "dataset"),
                 input("hosts", "hosts"),
             ],
@@ -225,6 +226,9 @@ impl Stage for InferMpc {
         ctx.log(format!("{} examples in {} inferences of {} shapes", plan.rows.len(), plan.jobs.len(), plan.sizes.len()));
         let hosts = Hosts::load(ctx.store(), &ctx.input("hosts")?.id)?;
         let mut options = self.options(ctx, &params, &shared, &plan)?;
+        if options.third.is_some() {
+            hosts.all_local("three servers")?;
+        }
         let placement = Placement::prepare(ctx, &hosts, &options.binary, &options.args, options.files.clone())?;
         options.files.clone_from(&placement.files);
 
@@ -262,12 +266,26 @@ impl InferMpc {
         let ledgers = ctx.checkpoints().ledger_dir().join("one-time-material");
         fs::create_dir_all(&ledgers).map_err(|e| StageError::transient(format!("{}: {e}", ledgers.display())))?;
         let SharedMeta { spec, policy, mode, calibration, digest, .. } = shared.clone();
+        let third = match (mode == Mode::ThreeServer, ctx.optional_input("share2").is_some()) {
+            (true, true) => Some(lay_out_party(ctx, 2, "share2")?),
+            (false, false) => None,
+            (true, false) => {
+                let what = "the model was shared among three servers, and inputs.share2 is not connected";
+                return Err(
+                    StageError::permanent(what).help("connect it to the output share2 of the stage of kind `share-three`")
+                );
+            }
+            (false, true) => {
+                let what = format!("inputs.share2 is connected, and the model was shared between two parties (mode {mode})");
+                return Err(StageError::permanent(what).help("take all shares and the public part from one `share-three` stage"));
+            }
+        };
         Ok(SessionOptions {
             binary,
             args: self.program.args.clone(),
             setup: GateSetup { spec, policy, mode, calibration, sizes: plan.sizes.clone(), model: digest },
             files: lay_out(ctx)?,
-            third: None,
+            third,
             ledgers,
             link: params.link(),
             dealer_link: LinkShape::LOOPBACK,
@@ -281,21 +299,19 @@ impl InferMpc {
 
 /// Each party's two files in a folder of its own.
 fn lay_out(ctx: &StageContext<'_>) -> Result<[ModelFiles; 2], StageError> {
+    Ok([lay_out_party(ctx, 0, "share0")?, lay_out_party(ctx, 1, "share1")?])
+}
+
+fn lay_out_party(ctx: &StageContext<'_>, number: u8, port: &str) -> Result<ModelFiles, StageError> {
     let public = ctx.store().read_artifact(&ctx.input("public")?.id).map_err(store_error)?;
     let public = ctx.store().read_file(&public, PUBLIC_FILE).map_err(store_error)?;
-    let party = |number: u8, port: &str| {
-        let manifest = ctx.store().read_artifact(&ctx.input(port)?.id).map_err(store_error)?;
-        if manifest.secrecy() != Secrecy::Party(number) {
-            return Err(StageError::permanent(format!(
-                "inputs.{port} is labelled {}, not for party {number}",
-                manifest.secrecy()
-            )));
-        }
-        let share = ctx.store().read_file(&manifest, SHARE_FILE).map_err(store_error)?;
-        let folder = ctx.scratch().join(format!("party-{number}"));
-        write_party(&folder, &public, &share).map_err(|e| StageError::transient(format!("{}: {e}", folder.display())))
-    };
-    Ok([party(0, "share0")?, party(1, "share1")?])
+    let manifest = ctx.store().read_artifact(&ctx.input(port)?.id).map_err(store_error)?;
+    if manifest.secrecy() != Secrecy::Party(number) {
+        return Err(StageError::permanent(format!("inputs.{port} is labelled {}, not for party {number}", manifest.secrecy())));
+    }
+    let share = ctx.store().read_file(&manifest, SHARE_FILE).map_err(store_error)?;
+    let folder = ctx.scratch().join(format!("party-{number}"));
+    write_party(&folder, &public, &share).map_err(|e| StageError::transient(format!("{}: {e}", folder.display())))
 }
 
 fn write_party(folder: &Path, public: &[u8], share: &[u8]) -> std::io::Result<ModelFiles> {
@@ -372,9 +388,10 @@ fn stage_error(error: &GateError) -> StageError {
 fn cost(meter: &FleetMeter, mode: Mode, (messages, refused): (u64, u64), wall_s: f64) -> MpcCost {
     let sum = |role: &RoleMeter, f: fn(&sprint_mpc::InferenceMeter) -> u64| role.inferences.iter().map(f).sum::<u64>();
     let [p0, p1] = &meter.parties;
-    let both = |f| [sum(p0, f), sum(p1, f)];
+    let each = |f: fn(&sprint_mpc::InferenceMeter) -> u64| meter.servers().map(|p| sum(p, f)).collect::<Vec<_>>();
     let slower = p0.inferences.iter().zip(&p1.inferences).map(|(a, b)| a.online_s.max(b.online_s)).sum();
-    let roles = [("party-0", p0), ("party-1", p1), ("dealer", &meter.dealer)];
+    let last = meter.third.as_ref().map_or(("dealer", &meter.dealer), |third| ("party-2", third));
+    let roles = [("party-0", p0), ("party-1", p1), last];
     MpcCost {
         version: MpcCost::VERSION,
         mode: mode.to_string(),
@@ -382,8 +399,8 @@ fn cost(meter: &FleetMeter, mode: Mode, (messages, refused): (u64, u64), wall_s:
         refused,
         inferences: p0.inferences.len() as u64,
         rounds: p0.inferences.iter().map(|i| u64::from(i.rounds)).max().unwrap_or(0),
-        online_bytes_sent: both(|i| i.wire_bytes_sent),
-        dealer_bytes: both(|i| i.material_bytes),
+        online_bytes_sent: each(|i| i.wire_bytes_sent),
+        dealer_bytes: each(|i| i.material_bytes),
         online_s: slower,
         offline_s: meter.dealer.offline_s.iter().sum(),
         wall_s,
@@ -398,8 +415,8 @@ fn cost(meter: &FleetMeter, mode: Mode, (messages, refused): (u64, u64), wall_s:
 fn report(ctx: &StageContext<'_>, cost: &MpcCost) {
     let values = [
         ("rounds", cost.rounds as f64),
-        ("online_bytes_sent", (cost.online_bytes_sent[0] + cost.online_bytes_sent[1]) as f64),
-        ("dealer_bytes", (cost.dealer_bytes[0] + cost.dealer_bytes[1]) as f64),
+        ("online_bytes_sent", cost.online_bytes_sent.iter().sum::<u64>() as f64),
+        ("dealer_bytes", cost.dealer_bytes.iter().sum::<u64>() as f64),
         ("online_s", cost.online_s),
         ("offline_s", cost.offline_s),
         ("wall_s", cost.wall_s),

@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::predictions::Predictions;
 use crate::provision::Provision;
 use crate::share::Share;
+use crate::share_three::ShareThree;
 use crate::testing::Bench;
 
 /// Two filters: the test that is a role's main function, and the role's name, which is no test's.
@@ -113,6 +114,35 @@ fn lean_answers_are_the_exact_ones_from_a_third_of_the_material() {
     for (a, b) in exact.logits.iter().flatten().zip(lean.logits.iter().flatten()) {
         assert!((a - b).abs() < 2e-2, "{a} {b}");
     }
+}
+
+#[test]
+fn three_servers_answer_without_a_dealer_and_refuse_other_wirings() {
+    let mut bench = shared_with_caps();
+    let params = json!({"samples": 4, "batch": 2});
+    let infer = |bench: &Bench| {
+        let outputs = bench.run(&InferMpc::new(roles()), &params).expect("infers");
+        let predictions = Predictions::load(bench.store(), outputs.get("predictions").expect("an output")).expect("reads");
+        (predictions, MpcCost::load(bench.store(), outputs.get("cost").expect("an output")).expect("reads"))
+    };
+    let (exact, _) = infer(&bench);
+    let shared = bench.run(&ShareThree::new(), &json!({})).expect("shares");
+    bench.connect("share2", &[], *shared.get("share2").expect("an output"));
+    let refused = bench.run(&InferMpc::new(roles()), &params).expect_err("a model of two parties");
+    assert!(refused.message.contains("inputs.share2 is connected"), "{}", refused.message);
+    for port in ["public", "share0", "share1"] {
+        bench.inputs.remove(port);
+        bench.connect(port, &[], *shared.get(port).expect("an output"));
+    }
+    let (three, cost) = infer(&bench);
+    assert_eq!((cost.mode.as_str(), cost.refused, cost.messages), ("three-server", 0, 4));
+    assert_eq!((cost.dealer_bytes.as_slice(), cost.online_bytes_sent.len()), (&[0, 0, 0][..], 3));
+    for (a, b) in exact.logits.iter().flatten().zip(three.logits.iter().flatten()) {
+        assert!((a - b).abs() < 2e-2, "{a} {b}");
+    }
+    bench.inputs.remove("share2");
+    let refused = bench.run(&InferMpc::new(roles()), &params).expect_err("no third share");
+    assert!(refused.message.contains("inputs.share2 is not connected"), "{}", refused.message);
 }
 
 /// Measures ranges on what is classified, changes them by `change`, and shares the model with them.

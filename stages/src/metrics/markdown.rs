@@ -108,7 +108,7 @@ fn rest(row: &Row) -> Vec<String> {
     };
     let cost = row.cost.as_ref();
     let messages = cost.map_or(1.0, |c| c.messages.max(1) as f64);
-    let kib = |bytes: [u64; 2]| format!("{:.1}", (bytes[0] + bytes[1]) as f64 / 1024.0 / messages);
+    let kib = |bytes: &[u64]| format!("{:.1}", bytes.iter().sum::<u64>() as f64 / 1024.0 / messages);
     vec![
         row.clear.n.to_string(),
         shown(row.mpc.as_ref(), |m| m.n.to_string()),
@@ -120,8 +120,8 @@ fn rest(row: &Row) -> Vec<String> {
         shown(claim.and_then(|c| c.q), |v| format!("{v:.4}")),
         shown(claim.and_then(|c| c.steps), |v| v.to_string()),
         shown(cost, |c| c.rounds.to_string()),
-        shown(cost, |c| kib(c.online_bytes_sent)),
-        shown(cost, |c| kib(c.dealer_bytes)),
+        shown(cost, |c| kib(&c.online_bytes_sent)),
+        shown(cost, |c| kib(&c.dealer_bytes)),
         shown(cost, |c| format!("{:.3}", c.online_s / messages)),
         shown(cost, |c| format!("{:.3}", c.wall_s / messages)),
     ]
