@@ -47,7 +47,7 @@ impl Lowering {
         Val { node: self.b.push(Op::Gather { src, view }, len), ring: 64, f: Precision::INPUT }
     }
 
-    /// The largest of each row of `columns`, up to 1/4: a tree of groups of four.
+    /// The largest of each row of `columns`, up to 1/4 (3/8 on three servers, whose truncation is coarser): a tree of groups of four.
     ///
     /// The softmax only needs a number near the maximum: it cancels, and the exponent's argument may be up to 0.4.
     ///

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use sprint_model::{Engine, Func, LayerNorm, Linear, Pooling};
 
 use super::act::{Act, Heads, Term};
-use super::function::argument_ring;
 use super::{CompileError, Lowering, Precision, Val};
 use crate::program::{Input, Op, Strided, View};
 
@@ -31,7 +30,7 @@ impl Engine for Lowering {
 
     fn map(&mut self, x: &Act, f: Func) -> Result<Act, CompileError> {
         let (scale, ring) = Precision::ARGUMENT;
-        let ring = argument_ring(f, ring);
+        let ring = self.argument_ring(f, ring);
         let v = self.materialise(x, scale, ring, false)?;
         let out = self.apply(v, f, ring)?;
         Ok(Act::value(out, x.tokens, x.channels))
@@ -182,7 +181,7 @@ impl Engine for Lowering {
             (Some(_), Func::ExpNonPositive) => 0,
             _ => ring,
         };
-        let ring = argument_ring(f, ring);
+        let ring = self.argument_ring(f, ring);
         let (val, heads, rows, columns) = self.settle(s, scale, ring)?;
         Ok(Heads::Value { val: self.apply(val, f, ring)?, heads, rows, columns })
     }

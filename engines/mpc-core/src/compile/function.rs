@@ -192,7 +192,7 @@ impl Lowering {
         self.sum(inside, above)
     }
 
-    /// `c·tanh(x/c)` by a sine series on `|x| < 5c`, ±c beyond, for `|x| < 2^{ring-13}`, see [`argument_ring`]. The period is 2^p ≥ 12.5c and
+    /// `c·tanh(x/c)` by a sine series on `|x| < 5c`, ±c beyond, for `|x| < 2^{ring-13}` (half as large where comparisons are signs of differences), see [`Lowering::argument_ring`]. The period is 2^p ≥ 12.5c and
     /// frequencies are added until the error is 2e-4 or 1e-5·c, as the larger is.
     fn soft_cap(&mut self, x: Val, cap: f64, ring: u32) -> Result<Val, CompileError> {
         const EDGE: f64 = 5.0;
@@ -247,12 +247,17 @@ impl Lowering {
         let bits = self.open_bits(bits);
         self.product(&[(bits, View::ALL), (root, View::ALL), (root, View::ALL)], len, 2 * fine)
     }
-}
 
-/// The ring that an argument of `f` is opened in: `least`, or as much more as a soft cap's edges at ±5c need.
-pub(crate) fn argument_ring(f: Func, least: u32) -> u32 {
-    match f {
-        Func::SoftCap { cap } if cap > 1.0 && cap <= MOST_CAP => least.max(Precision::ARGUMENT.0 + 4 + cap.log2().ceil() as u32),
-        _ => least,
+    /// The ring that an argument of `f` is opened in: `least`, or as much more as a soft cap's edges at ±5c need, and where comparisons are signs of
+    /// differences one bit more, so that the whole of the argument's range less an edge fits.
+    pub(crate) fn argument_ring(&self, f: Func, least: u32) -> u32 {
+        let spare = u32::from(self.by_difference);
+        match f {
+            Func::SoftCap { cap } if cap > 1.0 && cap <= MOST_CAP => {
+                least.max(Precision::ARGUMENT.0 + 4 + cap.log2().ceil() as u32) + spare
+            }
+            Func::SoftCap { .. } | Func::Tanh => least + spare,
+            _ => least,
+        }
     }
 }

@@ -236,6 +236,8 @@ pub(crate) struct Lowering {
     pub(crate) policy: WeightPolicy,
     /// Whether material is spared at the price of rounds and bytes.
     pub(crate) lean: bool,
+    /// Whether comparisons are signs of differences, which must not leave the ring.
+    pub(crate) by_difference: bool,
     pub(crate) batch: usize,
     pub(crate) tokens: usize,
     pub(crate) attention: Attention,
@@ -288,6 +290,7 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
         b: Builder::new(),
         policy: options.policy,
         lean: options.mode == Mode::Lean,
+        by_difference: options.mode == Mode::ThreeServer,
         batch: options.batch,
         tokens: options.tokens,
         attention,
@@ -299,6 +302,10 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
         alarms: Vec::new(),
         lift_checks: Vec::new(),
     };
+    if lowering.by_difference && spec.caps.attention.is_some() {
+        // A score's difference with the cap's edges fits, and so does its lift.
+        lowering.attention.scores.1 += 1;
+    }
     lowering.calibrate_softmax(spec.softmax);
     let len = options.batch * options.tokens * spec.hidden;
     let node = lowering.b.input(Input::Embedded, len);
@@ -339,6 +346,7 @@ impl Lowering {
             b: Builder::new(),
             policy: WeightPolicy::PublicBase { public_a: true },
             lean: false,
+            by_difference: false,
             batch: 1,
             tokens,
             attention,

@@ -27,7 +27,7 @@ pub(super) fn narrow(nodes: &mut [Node], output: NodeId, bits: u32) {
             | Op::Translate { bits, .. } => {
                 *bits = (*bits).min(needed);
             }
-            Op::Extend { from, to, .. } => *to = needed.clamp(*from, *to),
+            Op::Extend { from, to, .. } => *to = needed.clamp(*from + 1, *to),
             Op::Open { bits, lifted: true, share, .. } => *share = needed.clamp(*bits + 1, 64),
             _ => {}
         }

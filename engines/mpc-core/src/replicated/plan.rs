@@ -160,7 +160,8 @@ impl ReplicatedProgram {
         &self.program
     }
 
-    /// BLAKE3 over the program's digest and the form of this backend; all servers must have the same.
+    /// BLAKE3 over the program's digest and every gate and step of this backend, whose numbers address the servers' streams; all servers must
+    /// have the same.
     pub fn digest(&self) -> [u8; 32] {
         self.digest
     }

@@ -30,6 +30,8 @@ impl ReplicatedProgram {
         let mut out = plan.out;
         out.output = out.additive[program.output.index()].ok_or_else(|| unsupported("a program whose output is an opening"))?;
         out.steps = schedule(&out.gates, &out.additive, &program, out.output);
+        let form = format!("{:?} {:?} {:?} {:?}", out.gates, out.compares, out.steps, out.output);
+        out.digest = blake3::derive_key("sprint-flow replicated program v2", &[&program.digest()[..], form.as_bytes()].concat());
         Ok(out)
     }
 }
@@ -62,10 +64,9 @@ struct Translation {
 
 impl Translation {
     fn of(program: Arc<Program>) -> Self {
-        let digest = blake3::derive_key("sprint-flow replicated program v1", &program.digest());
         let additive = vec![None; program.nodes.len()];
         let (gates, compares, steps) = (Vec::new(), Vec::new(), Vec::new());
-        let out = ReplicatedProgram { program, gates, compares, additive, steps, output: GateId(0), digest };
+        let out = ReplicatedProgram { program, gates, compares, additive, steps, output: GateId(0), digest: [0; 32] };
         let none = BTreeMap::new;
         let (narrow, wide, lifted) = (none(), none(), none());
         Self {

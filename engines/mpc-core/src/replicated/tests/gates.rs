@@ -144,6 +144,27 @@ fn interval_bits_are_exact_on_half_of_every_ring_whatever_its_blocks() {
     }
 }
 
+/// A difference with an edge does not leave the ring wherever the argument may be.
+#[test]
+fn soft_caps_are_right_on_the_whole_range_of_their_argument() {
+    for (cap, least) in [(50.0f64, 22), (12.0, 20), (1.0, 20)] {
+        let function = sprint_model::Func::SoftCap { cap };
+        let most = f64::from(least as i32 - 13).exp2().max(5.0 * cap);
+        let values: Vec<f64> = (-400..400).map(|i| f64::from(i) / 400.0 * most * 0.999).collect();
+        let (bench, out) = Bench::lowered(values.len(), (40, 20), |lowering, x| {
+            let ring = lowering.argument_ring(function, least);
+            lowering.apply(x, function, ring).expect("offered")
+        });
+        let input: Vec<u64> = values.iter().map(|x| (x * 20f64.exp2()).round() as i64 as u64).collect();
+        let found = bench.run(&input, 5).words;
+        for (x, word) in values.iter().zip(found) {
+            let y = sign_extend(word, out.ring) as f64 * (-f64::from(out.f)).exp2();
+            let expected = cap * (x / cap).tanh();
+            assert!((y - expected).abs() < 2e-3f64.max(1e-4 * cap), "cap {cap}: {y} for {expected} at {x}");
+        }
+    }
+}
+
 #[test]
 fn dropped_bits_move_a_bound_by_less_than_one_coarse_unit() {
     let (bits, drop) = (20, 12);

@@ -6,6 +6,7 @@ mod views;
 use std::sync::Arc;
 
 use super::{ReplicatedProgram, ReplicatedReport, Server, ThreeInMemory};
+use crate::compile::{Lowering, Val};
 use crate::exec::randomness::{Purpose, Streams, low};
 use crate::program::{Builder, Finish, Input, NodeId, Op, Program, Strided};
 use crate::weights::{PrivateWeights, PublicWeights};
@@ -25,6 +26,16 @@ impl Bench {
     /// `build` gets the input node of `len` words and returns the output node, valid in Z_2^ring.
     fn new(len: usize, ring: u32, build: impl FnOnce(&mut Builder, NodeId) -> NodeId) -> Self {
         Self { plan: Arc::new(ReplicatedProgram::new(program(len, ring, build)).expect("translates")) }
+    }
+
+    /// `build` gets the input as a value in Z_2^ring with `f` fractional bits, and the lowering of three servers.
+    fn lowered(len: usize, (ring, f): (u32, u32), build: impl FnOnce(&mut Lowering, Val) -> Val) -> (Self, Val) {
+        let mut lowering = Lowering::bare(1);
+        lowering.by_difference = true;
+        let node = lowering.b.input(Input::Embedded, len);
+        let out = build(&mut lowering, Val { node, ring, f });
+        let program = finished(lowering.b, len, out.ring, out.node);
+        (Self { plan: Arc::new(ReplicatedProgram::new(program).expect("translates")) }, out)
     }
 
     fn runner(&self) -> ThreeInMemory {
@@ -50,6 +61,10 @@ fn program(len: usize, ring: u32, build: impl FnOnce(&mut Builder, NodeId) -> No
     let mut b = Builder::new();
     let input = b.input(Input::Embedded, len);
     let output = build(&mut b, input);
+    finished(b, len, ring, output)
+}
+
+fn finished(b: Builder, len: usize, ring: u32, output: NodeId) -> Arc<Program> {
     let finish = Finish {
         batch: 1,
         tokens: 1,
