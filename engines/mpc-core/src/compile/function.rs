@@ -192,8 +192,9 @@ impl Lowering {
         self.sum(inside, above)
     }
 
-    /// `c·tanh(x/c)` by a sine series on `|x| < 5c`, ±c beyond, for `|x| < 2^{ring-13}` (half as large where comparisons are signs of differences), see [`Lowering::argument_ring`]. The period is 2^p ≥ 12.5c and
-    /// frequencies are added until the error is 2e-4 or 1e-5·c, as the larger is.
+    /// `c·tanh(x/c)` by a sine series on `|x| < 5c`, ±c beyond, for `|x| < 2^{ring-13}`, or half of that where comparisons are signs of
+    /// differences ([`Lowering::argument_ring`] adds the bit). The period is 2^p ≥ 12.5c and frequencies are added until the error is 2e-4 or 1e-5·c,
+    /// as the larger is.
     fn soft_cap(&mut self, x: Val, cap: f64, ring: u32) -> Result<Val, CompileError> {
         const EDGE: f64 = 5.0;
         const DROP: u32 = 4;
