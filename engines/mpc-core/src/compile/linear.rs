@@ -32,12 +32,16 @@ impl Lowering {
         // What truncation to f leaves of the operand's ring must hold `ring` bits.
         let room = (operand.ring + f).saturating_sub(ring + operand.f);
         let (least, most) = Precision::WEIGHT;
-        let coarse = room < Precision::WEIGHT_ENOUGH && !self.lean;
-        if let (true, Some(normed)) = (coarse, x.as_normed()) {
-            let normed = normed.clone();
-            return Ok(self.before_norm(&normed, layer, (gain, centred), Precision::BEFORE_NORM));
-        }
-        let weight_bits = if room < least { least } else { room.min(most) };
+        let weight_bits = match x.as_normed() {
+            // A result that does not fit its consumer's ring is extended to it beside other rounds, and only the bits between are dealt.
+            Some(_) if room < Precision::WEIGHT_ENOUGH && self.lean => most,
+            Some(normed) if room < Precision::WEIGHT_ENOUGH => {
+                let normed = normed.clone();
+                return Ok(self.before_norm(&normed, layer, (gain, centred), Precision::BEFORE_NORM));
+            }
+            _ if room < least => least,
+            _ => room.min(most),
+        };
         Ok(self.public_product(
             operand,
             Recipe {
@@ -121,10 +125,6 @@ impl Lowering {
     /// of its own.
     fn private_bits(&self, x: &Act, (f, ring): (u32, u32)) -> u32 {
         let (least, most) = Precision::PRIVATE_WEIGHT;
-        if self.lean {
-            // Wider products take more of the dealer's words.
-            return least;
-        }
         let whole = |v: &Val| v.ring.saturating_sub(v.f);
         // Bits above the binary point of the operand once it is rescaled.
         let whole = match x.terms.as_slice() {

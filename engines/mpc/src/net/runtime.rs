@@ -1,10 +1,11 @@
 //! The one place that runs futures: a blocking face on the asynchronous links.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::BufReader;
@@ -64,6 +65,35 @@ pub(crate) struct Dial {
     pub(crate) shape: LinkShape,
 }
 
+/// How long a connection may take to prove who it is.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Connections that shake hands at the same time.
+const STRANGERS: usize = 64;
+
+/// A connection on its way to a link.
+type Shaking<'a> = Pin<Box<dyn Future<Output = (SocketAddr, Result<Box<Link>, TlsError>)> + 'a>>;
+
+/// What a listener waits for.
+enum Next {
+    Accepted(io::Result<(TcpStream, SocketAddr)>),
+    Shaken(SocketAddr, Result<Box<Link>, TlsError>),
+}
+
+/// The first future to end, which leaves the list; waits for ever on none.
+async fn first_done<T>(futures: &mut Vec<Pin<Box<dyn Future<Output = T> + '_>>>) -> T {
+    poll_fn(|context| {
+        let done = futures.iter_mut().enumerate().find_map(|(at, future)| match future.as_mut().poll(context) {
+            Poll::Ready(value) => Some((at, value)),
+            Poll::Pending => None,
+        });
+        let Some((at, value)) = done else { return Poll::Pending };
+        drop(futures.remove(at));
+        Poll::Ready(value)
+    })
+    .await
+}
+
 /// A bound port.
 pub(crate) struct Listener {
     inner: TcpListener,
@@ -82,8 +112,9 @@ impl Listener {
         self.addr
     }
 
-    /// Waits for one connection from each of `due`, in any order, with the link shape each gets. A connection that fails TLS (a port
-    /// scanner, a stranger, a wrong certificate) is dropped and does not hold up the roles that are due.
+    /// Waits for one connection from each of `due`, in any order, with the link shape each gets. All connections shake hands at the same time, each
+    /// for [`HANDSHAKE`] at most: one that says nothing, fails TLS (a port scanner, a stranger, a wrong certificate) or is not due is dropped and
+    /// does not hold up the roles that are. Of more than [`STRANGERS`] at once the oldest is dropped.
     pub(crate) async fn accept(
         &self,
         endpoint: &Endpoint,
@@ -93,22 +124,40 @@ impl Listener {
     ) -> Result<Vec<Link>, NetError> {
         let deadline = Instant::now() + dial.connect;
         let mut links: Vec<Link> = Vec::new();
+        let mut shaking: Vec<Shaking<'_>> = Vec::new();
         while links.len() < due.len() {
             let missing: Vec<Role> = due.iter().map(|d| d.0).filter(|role| links.iter().all(|l| l.peer() != *role)).collect();
             let wait = || Wait { waiter: me, what: What::Connection, from: missing[0], at: self.addr.to_string() };
-            let accepted = timeout_at(deadline, self.inner.accept())
-                .await
-                .map_err(|_| NetError::Stalled { wait: wait(), after: dial.connect })?;
-            let (tcp, from) = accepted.map_err(|source| NetError::Io { wait: wait(), source })?;
-            match self.secure(endpoint, me, due, &missing, tcp, from, dial).await {
-                Ok(link) => links.push(link),
-                Err(refused) => tracing::warn!(%me, %from, ?refused, "connection refused"),
+            let next = async {
+                tokio::select! {
+                    accepted = self.inner.accept() => Next::Accepted(accepted),
+                    (from, shaken) = first_done(&mut shaking) => Next::Shaken(from, shaken),
+                }
+            };
+            let next = timeout_at(deadline, next).await.map_err(|_| NetError::Stalled { wait: wait(), after: dial.connect })?;
+            match next {
+                Next::Accepted(Ok((tcp, from))) => {
+                    if shaking.len() == STRANGERS {
+                        drop(shaking.remove(0));
+                    }
+                    let missing = missing.clone();
+                    shaking.push(Box::pin(async move {
+                        let link = self.secure(endpoint, me, due, &missing, tcp, from, dial).await;
+                        (from, link.map(Box::new))
+                    }));
+                }
+                // Gone before it was taken: the other end's affair.
+                Next::Accepted(Err(e)) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Next::Accepted(Err(source)) => return Err(NetError::Io { wait: wait(), source }),
+                Next::Shaken(_, Ok(link)) if missing.contains(&link.peer()) => links.push(*link),
+                Next::Shaken(from, Ok(link)) => tracing::warn!(%me, %from, peer = %link.peer(), "a second connection refused"),
+                Next::Shaken(from, Err(refused)) => tracing::warn!(%me, %from, ?refused, "connection refused"),
             }
         }
         Ok(links)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one caller, two lines above")]
+    #[expect(clippy::too_many_arguments, reason = "one caller, a few lines above")]
     async fn secure(
         &self,
         endpoint: &Endpoint,
@@ -124,7 +173,7 @@ impl Listener {
         // The shape depends on who it is, which only TLS tells; the handshake itself goes unshaped.
         let gate = shaped(read_ahead(tcp, counters.clone()));
         let switch = gate.switch();
-        let secured = timeout(dial.connect, endpoint.accept(missing, Box::new(gate) as Box<dyn Stream>));
+        let secured = timeout(HANDSHAKE.min(dial.connect), endpoint.accept(missing, Box::new(gate) as Box<dyn Stream>));
         let secured = secured.await.map_err(|_| TlsError::Handshake(io::ErrorKind::TimedOut.into()))??;
         if let Some((_, shape)) = due.iter().find(|d| d.0 == secured.peer) {
             switch.set(*shape);

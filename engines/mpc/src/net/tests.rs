@@ -195,6 +195,34 @@ fn pinned_roles_meet_over_tls() {
     assert_eq!((a.unwrap().peer(), b.unwrap().peer()), (Role::Party1, Role::Party0));
 }
 
+/// More strangers than shake hands at once; each would have its turn first if turns were taken.
+#[test]
+fn strangers_that_say_nothing_do_not_hold_up_the_peer() {
+    let mut town = Town::new();
+    let (server, client) = (town.endpoint(Role::Party0), town.endpoint(Role::Party1));
+    let net = Net::new().unwrap();
+    net.block_on(async {
+        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.addr().to_string();
+        let due = [(Role::Party1, LinkShape::LOOPBACK)];
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(tokio::net::TcpStream::connect(&addr).await.unwrap());
+        }
+        let mut noisy = tokio::net::TcpStream::connect(&addr).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut noisy, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let dial = Dial { connect: Duration::from_secs(8), ..DIAL };
+        let (a, b, ()) = together(
+            listener.accept(&server, Role::Party0, &due, dial),
+            connect(&client, Role::Party1, Role::Party0, &addr, dial),
+            async {},
+        )
+        .await;
+        assert_eq!((a.unwrap().pop().unwrap().peer(), b.unwrap().peer()), (Role::Party1, Role::Party0));
+        drop(silent);
+    });
+}
+
 #[test]
 fn a_client_with_a_strange_certificate_is_refused() {
     let mut town = Town::new();
