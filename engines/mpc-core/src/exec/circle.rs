@@ -5,6 +5,7 @@
 use sprint_kernel::words::{Pairs, rotate as turn};
 
 use super::randomness::low;
+use super::wiped::Wiped;
 use crate::program::Fourier;
 
 /// A circle as two short tables: `e^{i(a+b)} = e^{ia}·e^{ib}` with `a` the high and `b` the low half of the position.
@@ -39,27 +40,32 @@ fn rotate((c, s): (f64, f64), (cos, sin): (f64, f64)) -> (f64, f64) {
     (c * cos - s * sin, s * cos + c * sin)
 }
 
-/// The multiples `j·θ`, j from 1, of many angles at once. Errors grow as `j·2^-53`.
+/// The multiples `j·θ`, j from 1, of many angles at once, which may be those of a mask. Errors grow as `j·2^-53`.
 #[derive(Default)]
 pub(crate) struct Harmonics {
-    base: [Vec<f64>; 2],
+    base: [Wiped<f64>; 2],
     /// `cos jθ` and `sin jθ` of each angle.
-    now: [Vec<f64>; 2],
+    now: [Wiped<f64>; 2],
 }
 
 impl Harmonics {
     /// Begins again at frequency 1 with other angles.
     pub(crate) fn restart(&mut self, circle: &Circle, positions: &[u64]) {
         let Self { base: [cos, sin], now } = self;
-        cos.clear();
-        sin.clear();
+        for list in [&mut *cos, &mut *sin] {
+            list.clear();
+            list.reserve_exact(positions.len());
+        }
         for position in positions {
             let (c, s) = circle.at(*position);
             cos.push(c);
             sin.push(s);
         }
-        now[0].clone_from(cos);
-        now[1].clone_from(sin);
+        for (now, base) in now.iter_mut().zip([cos, sin]) {
+            now.clear();
+            now.reserve_exact(base.len());
+            now.extend_from_slice(base);
+        }
     }
 
     /// `cos jθ` and `sin jθ` of each angle.

@@ -1,5 +1,6 @@
 //! The dealer's side: makes both parties' one-time material from their seeds, seeing shapes only.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use super::opened::WeightMasks;
 use super::party::private::lane_purpose;
 use super::private;
 use super::randomness::{Purpose, Streams, low};
+use super::wiped::Wiped;
 use crate::program::{Form, Node, NodeId, Op, Program, Step, operands};
 use crate::{DealerChunk, DealerMachine, MachineError, PartyId};
 
@@ -26,6 +28,8 @@ pub struct Dealer {
     step: usize,
     pending: VecDeque<[Vec<u8>; 2]>,
     index: u32,
+    /// Room for shares that are corrected.
+    room: RefCell<Wiped<u64>>,
 }
 
 impl Dealer {
@@ -35,7 +39,7 @@ impl Dealer {
         let streams = [PartyId::P0, PartyId::P1].map(|p| Streams::new(seeds[p.index()], &digest, p));
         let mut masks = Vec::new();
         masks.resize_with(program.nodes.len(), || None);
-        Self { program, weights, streams, masks, step: 0, pending: VecDeque::new(), index: 0 }
+        Self { program, weights, streams, masks, step: 0, pending: VecDeque::new(), index: 0, room: RefCell::default() }
     }
 
     /// Makes the mask of an opening, if it is not there yet.
@@ -49,7 +53,7 @@ impl Dealer {
             Op::Open { bits, .. } => {
                 let [mut a, b] = self.streams.each_ref().map(|s| s.words(id, Purpose::Mask, 0, 0, node.len));
                 kernel::opened(&mut a, &b, *bits);
-                a
+                a.keep()
             }
             Op::Differences { src, count, pairs } => {
                 self.ensure(*src);
@@ -59,16 +63,18 @@ impl Dealer {
                 pairs.map(|(a, b)| a.wrapping_sub(*b) & low(bits)).collect()
             }
             Op::Reshare { bits, .. } => {
-                let halves = self.streams.iter().enumerate().flat_map(|(holder, stream)| {
+                let mut mask = Vec::with_capacity(node.len);
+                for (holder, stream) in self.streams.iter().enumerate() {
                     let (from, len) = private::masked_by(node.len, holder);
-                    stream.words(id, Purpose::Mask, 0, from, len)
-                });
-                halves.map(|r| r & low(*bits)).collect()
+                    stream.fill(id, Purpose::Mask, 0, from, len, &mut mask);
+                }
+                mask.iter_mut().for_each(|r| *r &= low(*bits));
+                mask
             }
             _ => {
                 let [mut a, b] = self.streams.each_ref().map(|s| s.bits(id, node.len));
-                a.iter_mut().zip(&b).for_each(|(a, b)| *a ^= b);
-                a
+                a.iter_mut().zip(b.iter()).for_each(|(a, b)| *a ^= b);
+                a.keep()
             }
         };
         self.masks[id.index()] = Some(mask);
@@ -84,7 +90,10 @@ impl Dealer {
 
     /// Party 1's correction: the secret less party 0's share of it.
     fn correct(&self, id: NodeId, (purpose, array): (Purpose, usize), from: usize, secret: &[u64], bits: u32, out: &mut Vec<u8>) {
-        let mut share = self.streams[0].words(id, purpose, array, from, secret.len());
+        let mut share = self.room.borrow_mut();
+        share.clear();
+        share.reserve_exact(secret.len());
+        self.streams[0].fill(id, purpose, array, from, secret.len(), &mut share);
         kernel::share(&mut share, secret, u64::MAX);
         pack(bits, &share, out);
     }
@@ -117,7 +126,7 @@ impl Dealer {
             }
             Op::Intervals { src, drop, .. } => {
                 let domain = program.open_bits(*src) - drop;
-                let alphas: Vec<u64> = self.known(*src).iter().map(|r| r >> drop).collect();
+                let alphas: Wiped<u64> = self.known(*src).iter().map(|r| r >> drop).collect();
                 if unit_vectors(domain) {
                     return self.deal_unit_vectors(id, unit_words(domain), &alphas);
                 }
@@ -127,7 +136,7 @@ impl Dealer {
             }
             Op::LookUp { src, .. } => {
                 let bits = program.open_bits(*src);
-                let alphas = self.known(*src).to_vec();
+                let alphas = Wiped::from(self.known(*src).to_vec());
                 self.deal_keys(id, elements(&program, node), |from, len, roots, out| {
                     lut::generate(bits, &alphas[from..from + len], &roots[0], &roots[1], out);
                 });
@@ -150,8 +159,8 @@ impl Dealer {
             let mask = &self.known(id)[from..from + len];
             let own = self.streams[0].words(id, Purpose::Mask, 0, from, len);
             // r = r_0 + r_1 - 2^n·carry exactly if the sum mod 2^n is below either summand.
-            let carry: Vec<u64> = mask.iter().zip(&own).map(|(r, a)| u64::from(*r < a & low(bits))).collect();
-            let top: Vec<u64> = mask.iter().map(|r| r >> (bits - 1)).collect();
+            let carry: Wiped<u64> = mask.iter().zip(own.iter()).map(|(r, a)| u64::from(*r < a & low(bits))).collect();
+            let top: Wiped<u64> = mask.iter().map(|r| r >> (bits - 1)).collect();
             let mut out = Vec::new();
             let wraps = self.program.share_bits(id) - bits;
             if wraps > 0 {
@@ -162,7 +171,7 @@ impl Dealer {
         }
     }
 
-    fn deal_keys(&mut self, id: NodeId, len: usize, generate: impl Fn(usize, usize, &[Vec<u128>; 2], &mut Vec<u8>)) {
+    fn deal_keys(&mut self, id: NodeId, len: usize, generate: impl Fn(usize, usize, &[Wiped<u128>; 2], &mut Vec<u8>)) {
         for (from, len) in blocks(len) {
             let roots = self.streams.each_ref().map(|s| s.roots(id, from, len));
             let mut keys = Vec::new();
@@ -175,7 +184,7 @@ impl Dealer {
     fn deal_private(&mut self, id: NodeId, node: &Node, reshared: Option<NodeId>) {
         let (count, bits) = private::dealt(&node.op);
         for (from, len) in blocks(node.len).filter(|_| count > 0) {
-            let mut secrets = vec![vec![0u64; len]; count];
+            let mut secrets: Vec<Wiped<u64>> = (0..count).map(|_| Wiped::zeros(len)).collect();
             match reshared {
                 Some(src) => self.one_sided((id, node), src, from, &mut secrets[0]),
                 None => self.two_sided((id, node), from, &mut secrets),
@@ -184,12 +193,11 @@ impl Dealer {
             for (array, secret) in secrets.iter_mut().enumerate() {
                 if private::is_binary(&node.op) {
                     let share = self.streams[0].words(id, Purpose::Carry, 0, from, len);
-                    secret.iter_mut().zip(&share).for_each(|(x, s)| *x ^= s);
+                    secret.iter_mut().zip(share.iter()).for_each(|(x, s)| *x ^= s);
                     pack(bits, secret, &mut out);
                 } else {
                     self.correct(id, private::dealt_stream(&node.op, array), from, secret, bits, &mut out);
                 }
-                secret.zeroize();
             }
             self.send_to_second(out);
         }
@@ -215,13 +223,14 @@ impl Dealer {
     }
 
     /// Products of both parties' masks.
-    fn two_sided(&self, (id, node): (NodeId, &Node), from: usize, out: &mut [Vec<u64>]) {
+    fn two_sided(&self, (id, node): (NodeId, &Node), from: usize, out: &mut [Wiped<u64>]) {
         let len = out[0].len();
         let mask = |party: usize, lane: usize| self.streams[party].words(id, lane_purpose(&node.op), lane, from, len);
         match &node.op {
             Op::Boolean { formulas, .. } => out[0] = private::by_formula(formulas, &mask(0, 0), &mask(1, 0)),
             Op::Extend { .. } => {
-                let both = mask(0, 0).into_iter().zip(mask(1, 0)).map(|(a, b)| a & b & 1);
+                let masks = [mask(0, 0), mask(1, 0)];
+                let both = masks[0].iter().zip(masks[1].iter()).map(|(a, b)| a & b & 1);
                 out[0].iter_mut().zip(both).for_each(|(o, w)| *o = w);
             }
             // Party 0's bits with party 1's words, and the other way round.
@@ -229,7 +238,7 @@ impl Dealer {
                 for (array, secret) in out.iter_mut().enumerate() {
                     let (choice, bit) = (array / 2, array % 2);
                     let (bits, words) = (mask(bit, 2 * choice), mask(1 - bit, 2 * choice + 1));
-                    secret.iter_mut().zip(bits).zip(words).for_each(|((s, c), w)| *s = (c & 1).wrapping_mul(w));
+                    secret.iter_mut().zip(bits.iter()).zip(words.iter()).for_each(|((s, c), w)| *s = (c & 1).wrapping_mul(*w));
                 }
             }
         }
@@ -255,20 +264,20 @@ impl Dealer {
         let expansion = Expansion::of(&program, forms);
         for (from, len) in blocks(len) {
             let masks = forms.iter().map(|f| {
-                let mut words = Vec::with_capacity(len);
+                let mut words = Wiped::from(Vec::with_capacity(len));
                 f.view.copy(self.known(f.open), from, len, &mut words);
                 words
             });
-            let masks: Vec<Vec<u64>> = masks.collect();
+            let masks: Vec<Wiped<u64>> = masks.collect();
             let mut out = Vec::new();
             for (array, monomial) in expansion.monomials.iter().enumerate() {
-                let mut secret = vec![1u64; len];
+                let mut secret = Wiped::from(vec![1u64; len]);
                 for (form, term) in monomial {
                     let shift = if *term == Term::Top { program.open_bits(forms[*form].open) - 1 } else { 0 };
                     if shift == 0 {
                         kernel::multiply(&mut secret, &masks[*form]);
                     } else {
-                        secret.iter_mut().zip(&masks[*form]).for_each(|(s, r)| *s = s.wrapping_mul(r >> shift));
+                        secret.iter_mut().zip(masks[*form].iter()).for_each(|(s, r)| *s = s.wrapping_mul(r >> shift));
                     }
                 }
                 self.correct(id, (Purpose::Product, array), from, &secret, bits, &mut out);
@@ -287,7 +296,7 @@ impl Dealer {
         for (from, len) in blocks(node.len) {
             harmonics.restart(&circle, &self.known(src)[from..from + len]);
             let mut out = Vec::new();
-            let mut secret = vec![0; len];
+            let mut secret = Wiped::zeros(len);
             for j in 1..=fit.frequencies() {
                 kernel::rounded(&mut secret, harmonics.now().cos, scale);
                 self.correct(id, (Purpose::Product, 2 * j - 2), from, &secret, bits, &mut out);
@@ -302,7 +311,7 @@ impl Dealer {
     fn deal_powers(&mut self, id: NodeId, src: NodeId, degree: usize) {
         for (from, len) in blocks(self.known(src).len()) {
             let mask = &self.known(src)[from..from + len];
-            let mut power = mask.to_vec();
+            let mut power = Wiped::from(mask.to_vec());
             let mut out = Vec::new();
             for p in 0..degree.saturating_sub(1) {
                 power.iter_mut().zip(mask).for_each(|(p, r)| *p = p.wrapping_mul(*r));
@@ -353,8 +362,8 @@ impl Drop for Dealer {
 }
 
 /// Products of the masks of two opened matrices.
-fn mask_products(node: &Node, a: &[u64], b: &[u64]) -> Vec<u64> {
-    let mut out = vec![0u64; node.len];
+fn mask_products(node: &Node, a: &[u64], b: &[u64]) -> Wiped<u64> {
+    let mut out = Wiped::zeros(node.len);
     if let Op::MatMul { batch, m, k, n, transposed, .. } = node.op {
         let product = if transposed { gemm_nt } else { gemm };
         for i in 0..batch {

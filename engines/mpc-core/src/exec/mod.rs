@@ -12,6 +12,7 @@ pub(crate) mod randomness;
 mod simulate;
 #[cfg(test)]
 mod tests;
+pub(crate) mod wiped;
 
 pub use dealer::Dealer;
 pub use opened::{OpenedWeights, WeightMasks, WeightOpening};

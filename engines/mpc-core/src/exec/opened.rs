@@ -21,7 +21,7 @@ use crate::{MachineError, PartyId};
 fn masks<'a>(program: &'a Program, streams: &'a Streams) -> impl Iterator<Item = (u32, Zeroizing<Vec<u64>>)> + 'a {
     program.private.iter().zip(0..).map(|(recipe, layer)| {
         let bits = recipe.opened_bits.unwrap_or(64);
-        (bits, Zeroizing::new(streams.words(NodeId(layer), Purpose::Mask, 0, 0, recipe.words())))
+        (bits, Zeroizing::new(streams.words(NodeId(layer), Purpose::Mask, 0, 0, recipe.words()).keep()))
     })
 }
 

@@ -33,6 +33,7 @@
 use super::circle::{Circle, Harmonics};
 use super::material::blocks;
 use super::randomness::{Purpose, low};
+use super::wiped::Wiped;
 use crate::program::{Basis, Choice, Formula, Fourier, Node, Op, Program, Relation, Scale};
 use sprint_kernel::{packed_len, words as kernel};
 
@@ -112,7 +113,7 @@ fn parity(word: u64) -> u64 {
 }
 
 /// The numbers whose digits are compared.
-fn numbers(scale: &Scale, x: &[u64]) -> Vec<u64> {
+fn numbers(scale: &Scale, x: &[u64]) -> Wiped<u64> {
     x.iter().map(|x| (x.wrapping_mul(scale.multiplier) & low(scale.bits)) >> scale.drop).collect()
 }
 
@@ -122,8 +123,8 @@ fn set_bits(words: &mut [u64], at: usize, bits: impl Iterator<Item = u64>) {
 }
 
 /// One-hot digits of every scale, one after another, without the lane of the largest digit: where all others are 0, it is 1.
-pub(super) fn digit_vectors(scales: &[Scale], x: &[u64]) -> Vec<u64> {
-    let (mut vectors, mut at) = (vec![0u64; x.len()], 0);
+pub(super) fn digit_vectors(scales: &[Scale], x: &[u64]) -> Wiped<u64> {
+    let (mut vectors, mut at) = (Wiped::zeros(x.len()), 0);
     for scale in scales {
         let numbers = numbers(scale, x);
         for d in &scale.digits {
@@ -137,17 +138,17 @@ pub(super) fn digit_vectors(scales: &[Scale], x: &[u64]) -> Vec<u64> {
 }
 
 /// The top bits of `x̂` where its holder has one.
-pub(super) fn own_tops(scales: &[Scale], x: &[u64]) -> Vec<u64> {
+pub(super) fn own_tops(scales: &[Scale], x: &[u64]) -> Wiped<u64> {
     tops(scales, x, |_| 0)
 }
 
 /// The top bits of `r + shift`.
-pub(super) fn mask_tops(scales: &[Scale], r: &[u64]) -> Vec<u64> {
+pub(super) fn mask_tops(scales: &[Scale], r: &[u64]) -> Wiped<u64> {
     tops(scales, r, |shift| shift as u64)
 }
 
-fn tops(scales: &[Scale], x: &[u64], add: impl Fn(i64) -> u64) -> Vec<u64> {
-    let (mut words, mut at) = (vec![0u64; x.len()], 0);
+fn tops(scales: &[Scale], x: &[u64], add: impl Fn(i64) -> u64) -> Wiped<u64> {
+    let (mut words, mut at) = (Wiped::zeros(x.len()), 0);
     for scale in scales {
         at += scale.fields.len();
         let (numbers, top) = (numbers(scale, x), scale.bits - scale.drop - 1);
@@ -161,19 +162,19 @@ fn tops(scales: &[Scale], x: &[u64], add: impl Fn(i64) -> u64) -> Vec<u64> {
 }
 
 /// What the holder of `r` makes of digit vectors: the parity of a vector under each field's set of digits.
-pub(super) fn fields(scales: &[Scale], r: &[u64], vectors: &[u64]) -> Vec<u64> {
+pub(super) fn fields(scales: &[Scale], r: &[u64], vectors: &[u64]) -> Wiped<u64> {
     compared(scales, r, vectors, true)
 }
 
 /// What the dealer makes of the vectors' masks: their products with each field's set, without the constants that make fields of them.
-pub(super) fn field_products(scales: &[Scale], r: &[u64], masks: &[u64]) -> Vec<u64> {
+pub(super) fn field_products(scales: &[Scale], r: &[u64], masks: &[u64]) -> Wiped<u64> {
     compared(scales, r, masks, false)
 }
 
 /// A field is 1 for a set of digits of `x̂`. Where the largest, which has no lane, is one of them, the set is all others, and a constant. No branch and no
 /// address depends on `r`.
-fn compared(scales: &[Scale], r: &[u64], vectors: &[u64], constants: bool) -> Vec<u64> {
-    let (mut words, mut out, mut lane) = (vec![0u64; r.len()], 0, 0);
+fn compared(scales: &[Scale], r: &[u64], vectors: &[u64], constants: bool) -> Wiped<u64> {
+    let (mut words, mut out, mut lane) = (Wiped::zeros(r.len()), 0, 0);
     for scale in scales {
         let numbers = numbers(scale, r);
         for field in &scale.fields {
@@ -201,7 +202,7 @@ fn compared(scales: &[Scale], r: &[u64], vectors: &[u64], constants: bool) -> Ve
 }
 
 /// A party's bits of each factor of a product.
-fn factor_bits(product: &[(u64, bool)], words: &[u64], first: bool) -> Vec<Vec<u64>> {
+fn factor_bits(product: &[(u64, bool)], words: &[u64], first: bool) -> Vec<Wiped<u64>> {
     let of = |(mask, constant): &(u64, bool)| {
         let constant = u64::from(*constant && first);
         words.iter().map(|w| parity(w & mask) ^ constant).collect()
@@ -210,22 +211,22 @@ fn factor_bits(product: &[(u64, bool)], words: &[u64], first: bool) -> Vec<Vec<u
 }
 
 /// The products of the factors in `subset`.
-fn subset_products(bits: &[Vec<u64>], subset: u64) -> Vec<u64> {
+fn subset_products(bits: &[Wiped<u64>], subset: u64) -> Wiped<u64> {
     let mut chosen = bits.iter().enumerate().filter(|(i, _)| subset >> i & 1 == 1).map(|(_, b)| b);
-    let mut product = chosen.next().cloned().unwrap_or_default();
-    chosen.for_each(|b| product.iter_mut().zip(b).for_each(|(p, b)| *p &= b));
+    let mut product: Wiped<u64> = chosen.next().map(|b| b.iter().copied().collect()).unwrap_or_default();
+    chosen.for_each(|b| product.iter_mut().zip(b.iter()).for_each(|(p, b)| *p &= b));
     product
 }
 
 /// The vectors of all products: what party 0 makes of its words if `first`, else what party 1 makes.
-pub(super) fn factors(formulas: &[Formula], words: &[u64], first: bool) -> Vec<u64> {
-    let (mut vectors, mut at) = (vec![0u64; words.len()], 0);
+pub(super) fn factors(formulas: &[Formula], words: &[u64], first: bool) -> Wiped<u64> {
+    let (mut vectors, mut at) = (Wiped::zeros(words.len()), 0);
     for product in formulas.iter().flat_map(|f| &f.products) {
         let bits = factor_bits(product, words, first);
         let all = low(product.len() as u32);
         for subset in 1..all {
             let own = if first { subset } else { all & !subset };
-            set_bits(&mut vectors, at, subset_products(&bits, own).into_iter());
+            set_bits(&mut vectors, at, subset_products(&bits, own).iter().copied());
             at += 1;
         }
     }
@@ -233,22 +234,22 @@ pub(super) fn factors(formulas: &[Formula], words: &[u64], first: bool) -> Vec<u
 }
 
 /// What a party adds to each formula without the other: constants, linear parts, and products of its own bits.
-pub(super) fn own_formulas(formulas: &[Formula], words: &[u64], first: bool) -> Vec<u64> {
-    let mut out = vec![0u64; words.len()];
+pub(super) fn own_formulas(formulas: &[Formula], words: &[u64], first: bool) -> Wiped<u64> {
+    let mut out = Wiped::zeros(words.len());
     for (i, formula) in formulas.iter().enumerate() {
         let constant = u64::from(formula.constant && first);
         set_bits(&mut out, i, words.iter().map(|w| parity(w & formula.linear) ^ constant));
         for product in &formula.products {
             let bits = factor_bits(product, words, first);
-            set_bits(&mut out, i, subset_products(&bits, u64::MAX).into_iter());
+            set_bits(&mut out, i, subset_products(&bits, u64::MAX).iter().copied());
         }
     }
     out
 }
 
 /// The parities of each formula's part of the products of two vectors.
-pub(super) fn by_formula(formulas: &[Formula], a: &[u64], b: &[u64]) -> Vec<u64> {
-    let (mut words, mut at) = (vec![0u64; a.len()], 0);
+pub(super) fn by_formula(formulas: &[Formula], a: &[u64], b: &[u64]) -> Wiped<u64> {
+    let (mut words, mut at) = (Wiped::zeros(a.len()), 0);
     for (i, formula) in formulas.iter().enumerate().filter(|(_, f)| f.lanes() > 0) {
         let part = low(formula.lanes()) << at;
         set_bits(&mut words, i, a.iter().zip(b).map(|(a, b)| parity(a & b & part)));
@@ -281,12 +282,12 @@ fn basis_widths(program: &Program, basis: &Basis, bits: u32) -> Vec<u32> {
 }
 
 /// Positions of a basis' argument.
-fn positions(multiplier: u64, x: &[u64]) -> Vec<u64> {
+fn positions(multiplier: u64, x: &[u64]) -> Wiped<u64> {
     x.iter().map(|x| x.wrapping_mul(multiplier)).collect()
 }
 
 /// `u` of the holder of `r`: an array for each lane.
-pub(super) fn of_mask(program: &Program, basis: &Basis, r: &[u64]) -> Vec<Vec<u64>> {
+pub(super) fn of_mask(program: &Program, basis: &Basis, r: &[u64]) -> Vec<Wiped<u64>> {
     match basis {
         Basis::Series { fit, multiplier, bits } => {
             let fit = &program.fits[*fit as usize];
@@ -298,7 +299,7 @@ pub(super) fn of_mask(program: &Program, basis: &Basis, r: &[u64]) -> Vec<Vec<u6
                 let spared = spared(fit, j, *bits);
                 let scale = f64::from(bits - spared).exp2();
                 for part in [harmonics.now().cos, harmonics.now().sin] {
-                    let mut words = vec![0; r.len()];
+                    let mut words = Wiped::zeros(r.len());
                     kernel::rounded(&mut words, part, scale);
                     words.iter_mut().for_each(|w| *w <<= spared);
                     out.push(words);
@@ -318,7 +319,7 @@ pub(super) fn of_mask(program: &Program, basis: &Basis, r: &[u64]) -> Vec<Vec<u6
 }
 
 /// `v` of the holder of `x̂`.
-pub(super) fn of_opened(program: &Program, basis: &Basis, x: &[u64]) -> Vec<Vec<u64>> {
+pub(super) fn of_opened(program: &Program, basis: &Basis, x: &[u64]) -> Vec<Wiped<u64>> {
     match basis {
         Basis::Series { fit, multiplier, bits } => {
             let fit = &program.fits[*fit as usize];
@@ -331,8 +332,8 @@ pub(super) fn of_opened(program: &Program, basis: &Basis, x: &[u64]) -> Vec<Vec<
                 let (a, b) = fit.pair(j);
                 let now = harmonics.now();
                 let parts = [(a, b), (-b, a)].map(|(c, s)| {
-                    let values: Vec<f64> = now.cos.iter().zip(now.sin).map(|(cos, sin)| c * cos + s * sin).collect();
-                    let mut words = vec![0; x.len()];
+                    let values: Wiped<f64> = now.cos.iter().zip(now.sin).map(|(cos, sin)| c * cos + s * sin).collect();
+                    let mut words = Wiped::zeros(x.len());
                     kernel::rounded(&mut words, &values, scale);
                     words
                 });

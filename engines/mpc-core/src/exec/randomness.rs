@@ -2,6 +2,7 @@
 
 use sprint_kernel::Prg;
 
+use super::wiped::Wiped;
 use crate::PartyId;
 use crate::program::NodeId;
 
@@ -57,8 +58,8 @@ impl Streams {
     }
 
     /// `len` words of a stream from word `from`, which is even.
-    pub(crate) fn words(&self, node: NodeId, purpose: Purpose, array: usize, from: usize, len: usize) -> Vec<u64> {
-        let mut out = Vec::new();
+    pub(crate) fn words(&self, node: NodeId, purpose: Purpose, array: usize, from: usize, len: usize) -> Wiped<u64> {
+        let mut out = Wiped::from(Vec::with_capacity(len));
         self.fill(node, purpose, array, from, len, &mut out);
         out
     }
@@ -70,16 +71,16 @@ impl Streams {
     }
 
     /// `len` 128-bit root seeds from number `from`.
-    pub(crate) fn roots(&self, node: NodeId, from: usize, len: usize) -> Vec<u128> {
-        let mut words = vec![0u64; 2 * len];
+    pub(crate) fn roots(&self, node: NodeId, from: usize, len: usize) -> Wiped<u128> {
+        let mut words = Wiped::zeros(2 * len);
         self.0.fill_u64(place(node, Purpose::Root, 0) + from as u128, &mut words);
         words.chunks_exact(2).map(|w| u128::from(w[0]) | u128::from(w[1]) << 64).collect()
     }
 
     /// Random bits, one a word.
-    pub(crate) fn bits(&self, node: NodeId, len: usize) -> Vec<u64> {
+    pub(crate) fn bits(&self, node: NodeId, len: usize) -> Wiped<u64> {
         let words = self.words(node, Purpose::Mask, 0, 0, len.div_ceil(64));
-        let mut out = Vec::with_capacity(len);
+        let mut out = Wiped::from(Vec::with_capacity(len));
         for (i, word) in words.iter().enumerate() {
             out.extend((0..(len - 64 * i).min(64)).map(|b| word >> b & 1));
         }

@@ -80,11 +80,12 @@ impl Clear<'_> {
             Op::Digits { src, scales } => {
                 let (x, r) = (self.words(*src), vec![0; node.len]);
                 let mut words = private::fields(scales, &r, &private::digit_vectors(scales, x));
-                let tops = private::mask_tops(scales, &r).into_iter().zip(private::own_tops(scales, x));
+                let tops = [private::mask_tops(scales, &r), private::own_tops(scales, x)];
+                let tops = tops[0].iter().zip(tops[1].iter());
                 words.iter_mut().zip(tops).for_each(|(w, (a, b))| *w ^= a ^ b);
-                words
+                words.keep()
             }
-            Op::Boolean { src, formulas } => private::own_formulas(formulas, self.words(*src), true),
+            Op::Boolean { src, formulas } => private::own_formulas(formulas, self.words(*src), true).keep(),
             Op::Select { choices, .. } => {
                 let term = |c: &Choice, i: usize| private::chosen(c, self.words(c.bits)[i]).wrapping_mul(self.words(c.value)[i]);
                 let sum = |i: usize| choices.iter().fold(0u64, |sum, c| sum.wrapping_add(term(c, i)));
@@ -96,7 +97,7 @@ impl Clear<'_> {
                 let mut out = vec![constant; x.len()];
                 let (u, v) = (private::of_mask(self.program, basis, &[0]), private::of_opened(self.program, basis, x));
                 for (u, v) in u.iter().zip(&v) {
-                    out.iter_mut().zip(v).for_each(|(o, v)| *o = o.wrapping_add(u[0].wrapping_mul(*v)));
+                    out.iter_mut().zip(v.iter()).for_each(|(o, v)| *o = o.wrapping_add(u[0].wrapping_mul(*v)));
                 }
                 out
             }

@@ -5,6 +5,7 @@
 
 use super::plan::Compare;
 use crate::exec::randomness::low;
+use crate::exec::wiped::Wiped;
 
 /// XOR-shared or replicated bits of planes of `plane` words.
 pub(super) fn set(planes: &mut [u64], plane: usize, at: usize, element: usize, bit: u64) {
@@ -12,10 +13,12 @@ pub(super) fn set(planes: &mut [u64], plane: usize, at: usize, element: usize, b
 }
 
 /// Planes as words 0 or 1, `elements` of each plane.
-pub(super) fn expand(planes: &[u64], elements: usize) -> Vec<u64> {
+pub(super) fn expand(planes: &[u64], elements: usize) -> Wiped<u64> {
     let plane = elements.div_ceil(64).max(1);
     let bits = planes.chunks_exact(plane).flat_map(|p| (0..elements).map(|e| p[e / 64] >> (e % 64) & 1));
-    bits.collect()
+    let mut out = Wiped::from(Vec::with_capacity(planes.len() / plane * elements));
+    out.extend(bits);
+    out
 }
 
 impl Compare {
@@ -30,7 +33,7 @@ impl Compare {
     }
 
     /// The owner's tables over a stretch of words: generated carries of each block and, but for the lowest, propagated ones.
-    pub(super) fn make_tables(&self, b: &[u64]) -> Vec<Vec<u64>> {
+    pub(super) fn make_tables(&self, b: &[u64]) -> Vec<Wiped<u64>> {
         let mut shift = 0;
         let mut tables = Vec::new();
         for (at, w) in self.blocks.iter().enumerate() {
@@ -48,14 +51,14 @@ impl Compare {
     }
 
     /// Reads a stretch's tables at the words of those who know `a`, into planes from element `from`.
-    pub(super) fn look_up(&self, a: &[u64], tables: &[Vec<u64>], from: usize, planes: &mut [u64]) {
+    pub(super) fn look_up(&self, a: &[u64], tables: &[Wiped<u64>], from: usize, planes: &mut [u64]) {
         let (plane, count) = (self.plane(), Compare::planes(self.blocks.len()));
         for (t, bound) in self.bounds.iter().enumerate() {
             let mut shift = 0;
             for (at, w) in self.blocks.iter().enumerate() {
                 let first = if at == 0 { 0 } else { 2 * at - 1 };
                 for (table, words) in tables.iter().enumerate().take(2 * at + 1).skip(first) {
-                    for (i, (a, word)) in a.iter().zip(words).enumerate() {
+                    for (i, (a, word)) in a.iter().zip(words.iter()).enumerate() {
                         let y = self.known(*a, *bound) >> shift & low(*w);
                         set(planes, plane, t * count + table, from + i, word >> y & 1);
                     }
@@ -99,7 +102,7 @@ impl Compare {
     pub(super) fn signs(&self, carries: &[u64], owner: Option<&[u64]>, known: Option<&[u64]>) -> Vec<u64> {
         let plane = self.plane();
         let top = self.width() - 1;
-        let mut at_least = carries.to_vec();
+        let mut at_least = Wiped::from(carries.to_vec());
         for (t, bound) in self.bounds.iter().enumerate() {
             let plane = &mut at_least[t * plane..(t + 1) * plane];
             for (i, b) in owner.unwrap_or_default().iter().enumerate() {

@@ -10,6 +10,7 @@ use crate::exec::circle::{Circle, Harmonics, constant_term};
 use crate::exec::local::sign_extend;
 use crate::exec::material::blocks;
 use crate::exec::randomness::{Purpose, low};
+use crate::exec::wiped::Wiped;
 use crate::program::{NodeId, Op};
 
 /// A server's messages for one gate: to the server before it and to the one after it.
@@ -29,19 +30,19 @@ impl ReplicatedParty {
     }
 
     /// `b` at the owner, `a` at the others.
-    fn part(&self, src: GateId, role: Role) -> Result<Vec<u64>, MachineError> {
+    fn part(&self, src: GateId, role: Role) -> Result<Wiped<u64>, MachineError> {
         let [first, second] = self.pair(src)?;
         Ok(match role {
             Role::Owner => first.iter().zip(second).map(|(x, y)| x.wrapping_add(*y)).collect(),
-            Role::After => second.to_vec(),
-            Role::Before => first.to_vec(),
+            Role::After => second.to_vec().into(),
+            Role::Before => first.to_vec().into(),
         })
     }
 
     /// `b` of a reshare to come, at its owner: words of its two keys.
-    fn own_part(&self, src: GateId) -> Vec<u64> {
+    fn own_part(&self, src: GateId) -> Wiped<u64> {
         if let Gate::Differences { src, count, ref pairs } = self.plan.gate(src).gate {
-            return super::party::differences(&self.own_part(src), count, pairs);
+            return super::party::differences(&self.own_part(src), count, pairs).into();
         }
         let [mut b, other] = self.owned_words(src);
         kernel::add(&mut b, &other);
@@ -49,16 +50,16 @@ impl ReplicatedParty {
     }
 
     /// The two words of a reshare that its owner and either other server make of their key.
-    pub(super) fn owned_words(&self, reshare: GateId) -> [Vec<u64>; 2] {
+    pub(super) fn owned_words(&self, reshare: GateId) -> [Wiped<u64>; 2] {
         let len = self.plan.gate(reshare).len;
         [&self.left, &self.right].map(|s| s.words(reshare.stream(), Purpose::Product, 0, 0, len))
     }
 
     /// The plane bits that both others know; none at the owner.
-    fn bit_part(&self, src: GateId, role: Role, elements: usize) -> Result<Vec<u64>, MachineError> {
+    fn bit_part(&self, src: GateId, role: Role, elements: usize) -> Result<Wiped<u64>, MachineError> {
         let [first, second] = self.pair(src)?;
         Ok(match role {
-            Role::Owner => Vec::new(),
+            Role::Owner => Wiped::default(),
             Role::After => super::bits::expand(second, elements),
             Role::Before => super::bits::expand(first, elements),
         })
@@ -75,7 +76,7 @@ impl ReplicatedParty {
         let b = match what {
             Dealt::Bit { .. } => {
                 let [a, b] = self.owned_words(src);
-                let planes: Vec<u64> = a.iter().zip(&b).map(|(x, y)| x ^ y).collect();
+                let planes: Wiped<u64> = a.iter().zip(b.iter()).map(|(x, y)| x ^ y).collect();
                 super::bits::expand(&planes, self.bit_elements(src)?)
             }
             _ => self.own_part(src),
@@ -92,12 +93,12 @@ impl ReplicatedParty {
                 (Some((circle, harmonics)), Dealt::Series(node)) => self.trigonometry(node, circle, harmonics, b),
                 (_, Dealt::Top { from, .. }) => vec![b.iter().map(|b| biased(*b, from) >> (from - 1)).collect()],
                 (_, Dealt::Tables(at)) => plan.compares[at].make_tables(b),
-                _ => vec![b.to_vec()],
+                _ => vec![b.to_vec().into()],
             };
             for (at, (mut words, bits)) in arrays.into_iter().zip(&widths).enumerate() {
                 let mask = self.left.words(id.stream(), Purpose::Product, at, from, len);
                 if exclusive {
-                    words.iter_mut().zip(&mask).for_each(|(w, m)| *w ^= m);
+                    words.iter_mut().zip(mask.iter()).for_each(|(w, m)| *w ^= m);
                 } else {
                     kernel::subtract(&mut words, &mask);
                 }
@@ -109,7 +110,7 @@ impl ReplicatedParty {
 
     fn make_keys(&self, id: GateId, src: GateId, node: NodeId) -> Result<Messages, MachineError> {
         let bits = self.index_bits(node)?;
-        let alphas: Vec<u64> = self.own_part(src).iter().map(|b| b.wrapping_neg() & low(bits)).collect();
+        let alphas: Wiped<u64> = self.own_part(src).iter().map(|b| b.wrapping_neg() & low(bits)).collect();
         let roots = [&self.left, &self.right].map(|s| s.roots(id.stream(), 0, alphas.len()));
         let mut keys = Vec::new();
         lut::generate(bits, &alphas, &roots[0], &roots[1], &mut keys);
@@ -140,15 +141,15 @@ impl ReplicatedParty {
     }
 
     /// Cosines and sines of multiples of `-b`.
-    fn trigonometry(&self, node: NodeId, circle: &Circle, harmonics: &mut Harmonics, b: &[u64]) -> Vec<Vec<u64>> {
+    fn trigonometry(&self, node: NodeId, circle: &Circle, harmonics: &mut Harmonics, b: &[u64]) -> Vec<Wiped<u64>> {
         let Op::Series { fit, trig_bits, .. } = self.plan.program.node(node).op else { return Vec::new() };
         let scale = f64::from(trig_bits).exp2();
-        let mask: Vec<u64> = b.iter().map(|b| b.wrapping_neg()).collect();
+        let mask: Wiped<u64> = b.iter().map(|b| b.wrapping_neg()).collect();
         harmonics.restart(circle, &mask);
         let mut arrays = Vec::new();
         for _ in 1..=self.plan.program.fits[fit as usize].frequencies() {
             for of in [harmonics.now().cos, harmonics.now().sin] {
-                let mut words = vec![0; b.len()];
+                let mut words = Wiped::zeros(b.len());
                 kernel::rounded(&mut words, of, scale);
                 arrays.push(words);
             }
@@ -164,7 +165,7 @@ impl ReplicatedParty {
         widths: &[u32],
         (from, len): (usize, usize),
         at: &mut usize,
-    ) -> Result<Vec<Vec<u64>>, MachineError> {
+    ) -> Result<Vec<Wiped<u64>>, MachineError> {
         let (role, _) = self.role(dealt)?;
         let bytes = self.dealt(dealt)?;
         let halves = widths.iter().enumerate().map(|(array, bits)| {
@@ -174,7 +175,7 @@ impl ReplicatedParty {
             let size = packed_len(*bits, len);
             let part = bytes.get(*at..*at + size).unwrap_or_default();
             *at += size;
-            let mut words = Vec::with_capacity(len);
+            let mut words = Wiped::from(Vec::with_capacity(len));
             unpack(*bits, part, len, &mut words)
                 .map_err(|_| MachineError::OutOfStep("what a server dealt is not packed words"))?;
             Ok(words)
@@ -211,7 +212,7 @@ impl ReplicatedParty {
             let mut at = 0;
             for (from, len) in blocks(out.len()) {
                 let halves = self.halves(dealt, &widths, (from, len), &mut at)?;
-                for (a, top) in out[from..from + len].iter_mut().zip(&halves[0]) {
+                for (a, top) in out[from..from + len].iter_mut().zip(halves[0].iter()) {
                     let own = if role == Role::Before { sign_extend(*a, bits) as u64 } else { 0 };
                     let both = (*a >> (bits - 1) & 1).wrapping_neg() & top;
                     *a = own.wrapping_add(both << bits);
@@ -219,7 +220,7 @@ impl ReplicatedParty {
             }
         }
         self.refresh(id, &mut out);
-        Ok(out)
+        Ok(out.keep())
     }
 
     pub(super) fn series(&self, id: GateId, src: GateId, dealt: GateId) -> Result<Vec<u64>, MachineError> {
@@ -269,7 +270,7 @@ impl ReplicatedParty {
             let tables: Vec<&[u64]> = tables.iter().map(|t| program.tables[*t as usize].as_slice()).collect();
             let (party, streams) = if role == Role::Before { (0, &self.right) } else { (1, &self.left) };
             let roots = streams.roots(dealt.stream(), 0, a.len());
-            let mut found = vec![0u64; a.len() * tables.len()];
+            let mut found = Wiped::zeros(a.len() * tables.len());
             lut::eval(party, bits, &roots, self.dealt(dealt)?, &a, &tables, &mut found);
             for (i, row) in found.chunks_exact(tables.len()).enumerate() {
                 row.iter().enumerate().for_each(|(t, v)| out[t * a.len() + i] = *v);
@@ -320,31 +321,31 @@ impl ReplicatedParty {
         let mut at = 0;
         for (from, len) in blocks(len) {
             let halves = self.halves(dealt, &widths, (from, len), &mut at)?;
-            for (z, y) in out[from..from + len].iter_mut().zip(&halves[0]) {
+            for (z, y) in out[from..from + len].iter_mut().zip(halves[0].iter()) {
                 let own = if role == Role::Before { *z } else { 0 };
                 *z = own.wrapping_add(y.wrapping_mul(1u64.wrapping_sub(2 * *z)));
             }
         }
-        Ok(out)
+        Ok(out.keep())
     }
 
     pub(super) fn multiply(&self, len: usize, a: Factor, b: Factor) -> Result<Vec<u64>, MachineError> {
         let ([a, a_next], [b, b_next]) = (self.factor(a, len)?, self.factor(b, len)?);
         // x·(y + y') + x'·y
-        let mut out = b_next;
+        let mut out = b_next.keep();
         kernel::add(&mut out, &b);
         kernel::multiply(&mut out, &a);
         kernel::add_products(&mut out, &a_next, &b);
         Ok(out)
     }
 
-    fn factor(&self, factor: Factor, len: usize) -> Result<[Vec<u64>; 2], MachineError> {
+    fn factor(&self, factor: Factor, len: usize) -> Result<[Wiped<u64>; 2], MachineError> {
         let pair = self.pair(factor.gate)?;
         // Word 0 of the sharing is the first of server 0 and the second of server 2.
         let holds = [self.server == Server::S0, self.server == Server::S2];
         let mut at = 0;
         Ok(pair.map(|words| {
-            let mut out = Vec::with_capacity(len);
+            let mut out = Wiped::from(Vec::with_capacity(len));
             factor.view.copy(words, 0, len, &mut out);
             if factor.negated {
                 let one = u64::from(holds[at]);
@@ -361,7 +362,7 @@ impl ReplicatedParty {
             return Err(MachineError::OutOfStep("not a product of matrices"));
         };
         let ([a, a_next], [b, b_next]) = (self.pair(a)?, self.pair(b)?);
-        let mut both = b_next.to_vec();
+        let mut both = Wiped::from(b_next.to_vec());
         kernel::add(&mut both, b);
         let mut out = vec![0u64; node.len];
         let add = if transposed { gemm_nt_add } else { gemm_add };

@@ -13,6 +13,7 @@ use crate::MachineError;
 use crate::exec::Inputs;
 use crate::exec::local::{self, Who};
 use crate::exec::randomness::{Purpose, Streams, low};
+use crate::exec::wiped::Wiped;
 use crate::program::{NodeId, Op, operands};
 use crate::weights::PublicWeights;
 
@@ -62,7 +63,7 @@ pub struct ReplicatedParty {
     step: usize,
     round: u32,
     /// Own words of the exchange under way.
-    pending: Option<Vec<Option<Vec<u64>>>>,
+    pending: Option<Vec<Option<Wiped<u64>>>>,
 }
 
 /// A value that is not there.
@@ -112,7 +113,7 @@ impl ReplicatedParty {
                 Step::Exchange { gates, .. } => return self.exchange(&plan, gates),
             }
         }
-        let mut output = self.own(plan.output)?.to_vec();
+        let mut output = Wiped::from(self.own(plan.output)?.to_vec());
         // A stream that no gate has.
         self.refresh(GateId(plan.gates.len() as u32), &mut output);
         let bits = plan.program.output_ring;
@@ -136,10 +137,10 @@ impl ReplicatedParty {
     }
 
     /// A communicating gate's messages, and this server's word of its value.
-    fn send(&self, id: GateId) -> Result<(Option<Vec<u64>>, Messages), MachineError> {
+    fn send(&self, id: GateId) -> Result<(Option<Wiped<u64>>, Messages), MachineError> {
         match self.plan.gate(id).gate {
             Gate::Reshare { src, bits, owner } => {
-                let mut words = self.own(src)?.to_vec();
+                let mut words = Wiped::from(self.own(src)?.to_vec());
                 self.refresh(id, &mut words);
                 if owner == Some(self.server) {
                     self.owned_words(id).iter().for_each(|mask| kernel::subtract(&mut words, mask));
@@ -149,9 +150,9 @@ impl ReplicatedParty {
                 Ok((Some(words), self.addressed(packed, owner)))
             }
             Gate::ReshareBits { src, owner } => {
-                let mut words = self.own(src)?.to_vec();
-                let mut masks =
-                    [&self.left, &self.right].map(|s| s.words(id.stream(), Purpose::Mask, 0, 0, words.len())).to_vec();
+                let mut words = Wiped::from(self.own(src)?.to_vec());
+                let masks = [&self.left, &self.right].map(|s| s.words(id.stream(), Purpose::Mask, 0, 0, words.len()));
+                let mut masks = Vec::from(masks);
                 if owner == Some(self.server) {
                     masks.extend(self.owned_words(id));
                 }
@@ -178,18 +179,18 @@ impl ReplicatedParty {
         &self,
         id: GateId,
         owner: Option<Server>,
-        own: Vec<u64>,
+        own: Wiped<u64>,
         [previous, next]: [Vec<u64>; 2],
         add: &dyn Fn(&mut [u64], &[u64]),
         mask: u64,
     ) -> Value {
-        let Some(role) = owner.map(|owner| self.server.role(owner)) else { return Value::Pair([own, next]) };
+        let Some(role) = owner.map(|owner| self.server.role(owner)) else { return Value::Pair([own.keep(), next]) };
         if role == Role::Owner {
-            return Value::Pair(self.owned_words(id));
+            return Value::Pair(self.owned_words(id).map(Wiped::keep));
         }
         let keyed = if role == Role::Before { &self.right } else { &self.left };
-        let keyed = keyed.words(id.stream(), Purpose::Product, 0, 0, own.len());
-        let mut known = own;
+        let keyed = keyed.words(id.stream(), Purpose::Product, 0, 0, own.len()).keep();
+        let mut known = own.keep();
         add(&mut known, &previous);
         add(&mut known, &next);
         known.iter_mut().for_each(|a| *a &= mask);

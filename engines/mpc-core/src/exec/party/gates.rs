@@ -6,6 +6,7 @@ use super::Party;
 use crate::exec::circle::{Circle, Harmonics, constant_term};
 use crate::exec::material::{block_bytes, blocks, take, unit_vectors, unit_words};
 use crate::exec::randomness::low;
+use crate::exec::wiped::Wiped;
 use crate::program::{Interval, Node, NodeId, Op};
 use crate::{MachineError, MaterialSource};
 
@@ -23,7 +24,7 @@ impl Party {
         let domain = self.program.open_bits(src) - drop;
         let bounds = Bounds::of(intervals, domain);
         let mut out = vec![0u8; node.len];
-        let (mut points, mut prefixes, mut vectors) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut points, mut prefixes, mut vectors) = (Vec::new(), Wiped::default(), Wiped::default());
         for (from, len) in blocks(hat.len()) {
             let keys = take(material, block_bytes(&self.program, node, len)[self.party.index()])?;
             points.clear();
@@ -69,7 +70,7 @@ impl Party {
         let scale = f64::from(coefficient_bits).exp2();
         let constant = if self.first() { constant_term(fit, coefficient_bits + trig_bits) } else { 0 };
         out.resize(node.len, constant);
-        let mut dealt = vec![Vec::new(); fit.secrets()];
+        let mut dealt: Vec<Wiped<u64>> = (0..fit.secrets()).map(|_| Wiped::default()).collect();
         let mut harmonics = Harmonics::default();
         for (from, len) in blocks(node.len) {
             let bytes = take(material, block_bytes(&self.program, node, len)[self.party.index()])?;
@@ -135,7 +136,7 @@ impl Party {
         for (from, len) in blocks(hat.len()) {
             let keys = take(material, block_bytes(&self.program, node, len)[self.party.index()])?;
             let roots = self.streams.roots(id, from, len);
-            let mut found = vec![0u64; len * tables.len()];
+            let mut found = Wiped::zeros(len * tables.len());
             lut::eval(self.party.index() as u8, bits, &roots, &keys, &hat[from..from + len], &tables, &mut found);
             for (i, row) in found.chunks_exact(tables.len()).enumerate() {
                 row.iter().enumerate().for_each(|(t, v)| out[t * hat.len() + from + i] = *v);

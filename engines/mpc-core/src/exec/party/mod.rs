@@ -15,6 +15,7 @@ use zeroize::Zeroize;
 use super::local::{self, Who};
 use super::opened::OpenedWeights;
 use super::randomness::{Streams, low};
+use super::wiped::wipe;
 use crate::program::{Input, NodeId, Op, Program, Step, operands};
 use crate::weights::PublicWeights;
 use crate::{Advance, MachineError, MaterialSource, PartyId, PartyMachine};
@@ -73,16 +74,9 @@ impl Pool {
         self.0.push(words);
         if self.0.len() > Self::KEPT {
             let smallest = self.0.iter().enumerate().min_by_key(|(_, v)| v.capacity()).map_or(0, |(at, _)| at);
-            wipe(self.0.swap_remove(smallest));
+            wipe(&mut self.0.swap_remove(smallest));
         }
     }
-}
-
-/// Overwrites the memory before it goes back to the allocator; the optimiser must assume that somebody looks.
-fn wipe(mut words: Vec<u64>) {
-    words.clear();
-    words.resize(words.capacity(), 0);
-    std::hint::black_box(&words);
 }
 
 /// One party's side of one inference, as a state machine. Its seed and its material are for this inference alone.
@@ -297,6 +291,6 @@ impl Drop for Party {
     fn drop(&mut self) {
         let all: Vec<NodeId> = (0..self.values.len() as u32).map(NodeId).collect();
         self.forget(&all);
-        self.pool.0.drain(..).for_each(wipe);
+        self.pool.0.iter_mut().for_each(wipe);
     }
 }

@@ -7,6 +7,7 @@ use sprint_kernel::{pack, packed_len, unpack, words as kernel};
 use super::{MISSING, Party, Value};
 use crate::exec::material::{block_bytes, blocks, take};
 use crate::exec::randomness::Purpose;
+use crate::exec::wiped::Wiped;
 use crate::program::{NodeId, Op};
 use crate::{MachineError, MaterialSource, PartyId};
 
@@ -15,7 +16,7 @@ pub(super) struct Pending {
     /// This party's masked words, as sent.
     masked: Vec<u64>,
     /// Its share of the mask; none for bits.
-    mask: Vec<u64>,
+    mask: Wiped<u64>,
     /// Material, by block.
     corrections: Vec<Vec<u8>>,
 }
@@ -33,15 +34,15 @@ impl Party {
             let corrections = corrections.collect::<Result<Vec<_>, _>>()?;
             if node.op.is_private() {
                 self.send_private(*id, node, &mut frame)?;
-                pending.push(Pending { masked: Vec::new(), mask: Vec::new(), corrections });
+                pending.push(Pending { masked: Vec::new(), mask: Wiped::default(), corrections });
                 continue;
             }
             let mut masked = self.pool.empty(node.len);
-            let mut mask = Vec::new();
+            let mut mask = Wiped::default();
             match node.op {
                 Op::Open { src, bits, lifted, .. } => {
                     let bias = if lifted && self.first() { 1u64 << (bits - 2) } else { 0 };
-                    mask = self.pool.empty(node.len);
+                    mask = self.pool.empty(node.len).into();
                     self.streams.fill(*id, Purpose::Mask, 0, 0, node.len, &mut mask);
                     masked.extend_from_slice(self.words(src)?);
                     kernel::masked(&mut masked, &mask, bias, bits);
@@ -49,7 +50,7 @@ impl Party {
                 Op::OpenBits { src, .. } => {
                     let Some(Value::Bits(bits)) = &self.values[src.index()] else { return Err(MISSING) };
                     let mask = self.streams.bits(*id, node.len);
-                    masked.extend(bits.iter().zip(&mask).map(|(b, t)| u64::from(*b) ^ t));
+                    masked.extend(bits.iter().zip(mask.iter()).map(|(b, t)| u64::from(*b) ^ t));
                 }
                 _ => return Err(MachineError::OutOfStep("only openings are exchanged")),
             }
@@ -82,7 +83,7 @@ impl Party {
             let value = match program.node(*id).op {
                 Op::Open { lifted, .. } => {
                     kernel::opened(&mut hat, &theirs, bits);
-                    self.unmask_words(*id, hat, mask, bits, lifted, &corrections)?
+                    self.unmask_words(*id, hat, mask.keep(), bits, lifted, &corrections)?
                 }
                 Op::OpenBits { bits: width, .. } => {
                     hat.iter_mut().zip(&theirs).for_each(|(a, b)| *a ^= b);
@@ -112,7 +113,7 @@ impl Party {
             return Ok(Value::Opened { hat, share: mask });
         }
         let wide = self.program.share_bits(id);
-        let mut parts = [Vec::new(), Vec::new()];
+        let mut parts = [Wiped::default(), Wiped::default()];
         for ((from, len), correction) in blocks(hat.len()).zip(corrections) {
             self.carry_and_top((id, from, len), wide - bits, correction, &mut parts)?;
             let range = from..from + len;
@@ -127,11 +128,12 @@ impl Party {
         (id, from, len): (NodeId, usize, usize),
         bits: u32,
         correction: &[u8],
-        parts: &mut [Vec<u64>; 2],
+        parts: &mut [Wiped<u64>; 2],
     ) -> Result<(), MachineError> {
         let mut rest = correction;
         for (part, purpose) in parts.iter_mut().zip([Purpose::Carry, Purpose::Top]) {
             part.clear();
+            part.reserve_exact(len);
             if self.party == PartyId::P0 {
                 self.streams.fill(id, purpose, 0, from, len, part);
                 continue;

@@ -7,6 +7,7 @@ use super::{Party, Value};
 use crate::exec::material::blocks;
 use crate::exec::private::{self, blocks_of};
 use crate::exec::randomness::{Purpose, low};
+use crate::exec::wiped::Wiped;
 use crate::program::{Choice, Node, NodeId, Op};
 use crate::{MachineError, PartyId};
 
@@ -33,14 +34,15 @@ impl Party {
     pub(super) fn send_private(&self, id: NodeId, node: &Node, frame: &mut Vec<u8>) -> Result<(), MachineError> {
         let (widths, _) = private::lanes(&self.program, node);
         let end = frame.len() + self.program.frame_bytes(id);
-        let mut mask = Vec::new();
+        let mut mask = Wiped::default();
         for (from, len) in blocks_of(self.sends(node)) {
             let vectors = self.vectors(&node.op, from, len)?;
             for (lane, (mut words, bits)) in vectors.into_iter().zip(&widths).enumerate() {
                 mask.clear();
+                mask.reserve_exact(len);
                 self.streams.fill(id, lane_purpose(&node.op), lane, from, len, &mut mask);
                 if private::is_binary_lane(&node.op, lane) {
-                    words.iter_mut().zip(&mask).for_each(|(w, m)| *w ^= m);
+                    words.iter_mut().zip(mask.iter()).for_each(|(w, m)| *w ^= m);
                 } else {
                     kernel::add(&mut words, &mask);
                 }
@@ -52,11 +54,11 @@ impl Party {
     }
 
     /// What this party knows of the factors of `len` elements, an array for each lane.
-    fn vectors(&self, op: &Op, from: usize, len: usize) -> Result<Vec<Vec<u64>>, MachineError> {
+    fn vectors(&self, op: &Op, from: usize, len: usize) -> Result<Vec<Wiped<u64>>, MachineError> {
         let first = self.first();
         let block = |id: NodeId| Ok::<_, MachineError>(&self.words(id)?[from..from + len]);
         Ok(match op {
-            Op::Reshare { src, .. } => vec![block(*src)?.to_vec()],
+            Op::Reshare { src, .. } => vec![block(*src)?.to_vec().into()],
             Op::Digits { src, scales } => vec![private::digit_vectors(scales, block(*src)?)],
             Op::Translate { src, basis, .. } => private::of_opened(&self.program, basis, block(*src)?),
             Op::Boolean { src, formulas } => vec![private::factors(formulas, block(*src)?, first)],
@@ -76,10 +78,10 @@ impl Party {
     }
 
     /// This party's bits of a choice, and its shares of the value with the sign `1 - 2b`.
-    fn choice(&self, choice: &Choice, from: usize, len: usize) -> Result<[Vec<u64>; 2], MachineError> {
+    fn choice(&self, choice: &Choice, from: usize, len: usize) -> Result<[Wiped<u64>; 2], MachineError> {
         let (words, values) = (&self.words(choice.bits)?[from..from + len], &self.words(choice.value)?[from..from + len]);
-        let bits: Vec<u64> = words.iter().map(|w| private::chosen(choice, *w)).collect();
-        let signed = values.iter().zip(&bits).map(|(x, b)| x.wrapping_mul(1u64.wrapping_sub(2 * b))).collect();
+        let bits: Wiped<u64> = words.iter().map(|w| private::chosen(choice, *w)).collect();
+        let signed = values.iter().zip(bits.iter()).map(|(x, b)| x.wrapping_mul(1u64.wrapping_sub(2 * b))).collect();
         Ok([bits, signed])
     }
 
@@ -115,9 +117,15 @@ impl Party {
     }
 
     /// What a party has before it hears from the other: dealt shares, and its own part. The dealt shares of a selection come apart.
-    fn start(&self, id: NodeId, node: &Node, corrections: &[Vec<u8>], out: &mut Vec<u64>) -> Result<Vec<Vec<u64>>, MachineError> {
+    fn start(
+        &self,
+        id: NodeId,
+        node: &Node,
+        corrections: &[Vec<u8>],
+        out: &mut Vec<u64>,
+    ) -> Result<Vec<Wiped<u64>>, MachineError> {
         let (count, bits) = private::dealt(&node.op);
-        let mut dealt = vec![Vec::new(); count];
+        let mut dealt: Vec<Wiped<u64>> = (0..count).map(|_| Vec::with_capacity(node.len).into()).collect();
         for (array, words) in dealt.iter_mut().enumerate() {
             match self.party {
                 PartyId::P0 => {
@@ -142,9 +150,8 @@ impl Party {
         match &node.op {
             // The holder of a mask has it from its own stream.
             Op::Reshare { bits, .. } => {
-                let mut mask = Vec::new();
-                self.streams.fill(id, Purpose::Mask, 0, start, count, &mut mask);
-                out[start..start + count].iter_mut().zip(&mask).for_each(|(o, m)| *o = m & low(*bits));
+                let mask = self.streams.words(id, Purpose::Mask, 0, start, count);
+                out[start..start + count].iter_mut().zip(mask.iter()).for_each(|(o, m)| *o = m & low(*bits));
             }
             Op::Digits { src, scales } => {
                 let words = self.words(*src)?;
@@ -205,7 +212,7 @@ impl Party {
         &self,
         (id, choices): (NodeId, &[Choice]),
         from: usize,
-        (dealt, received): (&[Vec<u64>], &[Vec<u64>]),
+        (dealt, received): (&[Wiped<u64>], &[Vec<u64>]),
         out: &mut [u64],
     ) -> Result<(), MachineError> {
         let len = out.len();

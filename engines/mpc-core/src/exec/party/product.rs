@@ -7,6 +7,7 @@ use super::{MISSING, Party, Value};
 use crate::exec::material::{blocks, product_bytes, take};
 use crate::exec::monomial::{Expansion, Term};
 use crate::exec::randomness::Purpose;
+use crate::exec::wiped::Wiped;
 use crate::program::{Form, Node, NodeId, Op, View};
 use crate::{MachineError, MaterialSource, PartyId};
 
@@ -36,9 +37,9 @@ enum Kind {
 #[derive(Default)]
 struct Factors {
     public: Vec<u64>,
-    share: Vec<u64>,
-    mask: Vec<u64>,
-    top: Vec<u64>,
+    share: Wiped<u64>,
+    mask: Wiped<u64>,
+    top: Wiped<u64>,
 }
 
 impl Party {
@@ -51,8 +52,8 @@ impl Party {
         len: usize,
         bits: u32,
         bytes: &[u8],
-    ) -> Result<Vec<u64>, MachineError> {
-        let mut out = Vec::new();
+    ) -> Result<Wiped<u64>, MachineError> {
+        let mut out = Wiped::default();
         self.dealt_into((id, array), (from, len), bits, bytes, &mut out)?;
         Ok(out)
     }
@@ -67,6 +68,7 @@ impl Party {
         out: &mut Vec<u64>,
     ) -> Result<(), MachineError> {
         out.clear();
+        out.reserve_exact(len);
         match self.party {
             PartyId::P0 => self.streams.fill(id, Purpose::Product, array, from, len, out),
             PartyId::P1 => {
@@ -89,7 +91,8 @@ impl Party {
         let expansion = Expansion::of(&self.program, forms);
         let sources = forms.iter().map(|f| self.source(f)).collect::<Result<Vec<_>, _>>()?;
         let mut factors: Vec<Factors> = forms.iter().map(|_| Factors::default()).collect();
-        let mut dealt = vec![Vec::new(); expansion.monomials.len()];
+        let mut rooms = [(); 2].map(|()| Wiped::zeros(CHUNK));
+        let mut dealt: Vec<Wiped<u64>> = expansion.monomials.iter().map(|_| Wiped::default()).collect();
         for (from, len) in blocks(node.len) {
             let bytes = take(material, product_bytes(&expansion, bits, len)[self.party.index()])?;
             for (m, words) in dealt.iter_mut().enumerate() {
@@ -99,10 +102,10 @@ impl Party {
                 let count = CHUNK.min(len - start);
                 sources.iter().zip(&mut factors).for_each(|(s, f)| f.load(s, self.first(), from + start, count));
                 let at = out.len();
-                own_part(&factors, self.first(), count, &mut out);
+                own_part(&factors, self.first(), count, &mut rooms, &mut out);
                 for summand in &expansion.summands {
                     let secret = &dealt[summand.monomial][start..start + count];
-                    dealt_part(&factors, &summand.choice, summand.negative, secret, &mut out[at..]);
+                    dealt_part(&factors, (&summand.choice, summand.negative), secret, &mut rooms[0], &mut out[at..]);
                 }
             }
             material.reuse(bytes);
@@ -129,7 +132,7 @@ impl Party {
             return Err(MachineError::OutOfStep("not a product of matrices"));
         };
         let mut out = match self.party {
-            PartyId::P0 => self.streams.words(id, Purpose::Product, 0, 0, node.len),
+            PartyId::P0 => self.streams.words(id, Purpose::Product, 0, 0, node.len).keep(),
             PartyId::P1 => unpacked(bits, &take(material, packed_len(bits, node.len))?, node.len)?,
         };
         let (a_hat, a_share) = (self.hat(a)?, self.share(a)?);
@@ -139,7 +142,7 @@ impl Party {
         };
         let add = if transposed { gemm_nt_add } else { gemm_add };
         // ab = â·b + a·b̂ - â·b̂ + r_a·r_b; party 1 leaves out the public product.
-        let mut left = a_share.to_vec();
+        let mut left = Wiped::from(a_share.to_vec());
         if self.first() {
             kernel::subtract(&mut left, a_hat);
         }
@@ -155,7 +158,10 @@ impl Party {
 impl Factors {
     fn load(&mut self, source: &Source<'_>, first: bool, from: usize, len: usize) {
         let Self { public, share, mask, top } = self;
-        [&mut *public, &mut *share, &mut *mask, &mut *top].into_iter().for_each(Vec::clear);
+        [&mut *public, &mut **share, &mut **mask, &mut **top].into_iter().for_each(|list| {
+            list.clear();
+            list.reserve_exact(len);
+        });
         source.view.copy(source.hat, from, len, public);
         source.view.copy(source.share, from, len, share);
         match source.kind {
@@ -186,12 +192,11 @@ impl Factors {
 }
 
 /// Appends `Σ_i x_i·Π_{j≠i} P_j`, and with the first party `(1-k)·Π P_i`.
-fn own_part(factors: &[Factors], first: bool, len: usize, out: &mut Vec<u64>) {
+fn own_part(factors: &[Factors], first: bool, len: usize, rooms: &mut [Wiped<u64>; 2], out: &mut Vec<u64>) {
     let at = out.len();
     out.resize(at + len, 0);
     let out = &mut out[at..];
-    let mut product = [0u64; CHUNK];
-    let mut own = [0u64; CHUNK];
+    let [product, own] = rooms;
     for (i, form) in factors.iter().enumerate() {
         let others = factors.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, f)| f.public.as_slice());
         if first && i > 0 {
@@ -205,8 +210,13 @@ fn own_part(factors: &[Factors], first: bool, len: usize, out: &mut Vec<u64>) {
 }
 
 /// Adds one summand: the dealer's monomial times the chosen coefficients.
-fn dealt_part(factors: &[Factors], choice: &[Option<Term>], negative: bool, secret: &[u64], out: &mut [u64]) {
-    let mut product = [0u64; CHUNK];
+fn dealt_part(
+    factors: &[Factors],
+    (choice, negative): (&[Option<Term>], bool),
+    secret: &[u64],
+    product: &mut [u64],
+    out: &mut [u64],
+) {
     let factors = factors.iter().zip(choice).filter_map(|(f, c)| f.chosen(*c));
     add_product(secret, factors, negative, &mut product[..secret.len()], out);
 }

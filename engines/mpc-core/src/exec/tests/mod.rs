@@ -96,7 +96,7 @@ fn seeds(seed: u8) -> [[u8; 32]; 2] {
 
 /// Pseudo-random words for tests.
 fn noise(seed: u8, len: usize) -> Vec<u64> {
-    Streams::new(&[seed; 32], &[77; 32], PartyId::P0).words(NodeId(0), Purpose::Mask, 0, 0, len)
+    Streams::new(&[seed; 32], &[77; 32], PartyId::P0).words(NodeId(0), Purpose::Mask, 0, 0, len).keep()
 }
 
 fn split(input: &[u64], seed: u8) -> [Vec<u8>; 2] {

@@ -83,7 +83,7 @@ fn finished(b: Builder, len: usize, ring: u32, output: NodeId) -> Arc<Program> {
 
 /// Pseudo-random words for tests.
 fn noise(seed: u8, len: usize) -> Vec<u64> {
-    Streams::of_pair(&[seed; 32], &[77; 32], 9).words(NodeId(0), Purpose::Mask, 0, 0, len)
+    Streams::of_pair(&[seed; 32], &[77; 32], 9).words(NodeId(0), Purpose::Mask, 0, 0, len).keep()
 }
 
 fn split(input: &[u64], seed: u8) -> [Vec<u8>; 3] {
