@@ -1,5 +1,7 @@
 //! The model, written once.
 
+use std::ops::Range;
+
 use crate::{EmbeddingEngine, Engine, Func, Linear, ModelSpec, Pooling, Softmax};
 
 /// Token ids to embedding output, `[b, t, hidden]`. A client of a private inference computes this itself: all its tables are public.
@@ -17,8 +19,13 @@ pub fn embed<E: EmbeddingEngine>(e: &mut E, spec: &ModelSpec) -> Result<E::Act, 
 
 /// Embedding output to the last hidden state, `[b, t, hidden]`.
 pub fn encode<E: Engine>(e: &mut E, spec: &ModelSpec, embedded: &E::Act) -> Result<E::Act, E::Error> {
-    let mut x = embedded.clone();
-    for index in 0..spec.layers {
+    encode_layers(e, spec, 0..spec.layers, embedded)
+}
+
+/// The input of the first of `layers` to the output of the last, `[b, t, hidden]` both.
+pub fn encode_layers<E: Engine>(e: &mut E, spec: &ModelSpec, layers: Range<usize>, input: &E::Act) -> Result<E::Act, E::Error> {
+    let mut x = input.clone();
+    for index in layers {
         x = encoder_layer(e, spec, index, &x, Rows::All)?;
     }
     Ok(x)
@@ -27,15 +34,17 @@ pub fn encode<E: Engine>(e: &mut E, spec: &ModelSpec, embedded: &E::Act) -> Resu
 /// Embedding output to logits, `[b, 1, outputs]`: the function of [`encode`] and then [`classify`]. Where the head reads the first token alone,
 /// the last layer computes that token alone: its keys and values come from every token, all else is `1/t` of the work.
 pub fn encode_and_classify<E: Engine>(e: &mut E, spec: &ModelSpec, embedded: &E::Act) -> Result<E::Act, E::Error> {
+    encode_from_and_classify(e, spec, 0, embedded)
+}
+
+/// [`encode_and_classify`] from the input of layer `from` on; `from = spec.layers` is the head alone.
+pub fn encode_from_and_classify<E: Engine>(e: &mut E, spec: &ModelSpec, from: usize, input: &E::Act) -> Result<E::Act, E::Error> {
     let pooling = spec.head.as_ref().map_or(Pooling::First, |head| head.pooling);
-    let (Pooling::First, Some(last)) = (pooling, spec.layers.checked_sub(1)) else {
-        let hidden = encode(e, spec, embedded)?;
+    let (Pooling::First, Some(last)) = (pooling, spec.layers.checked_sub(1).filter(|last| from <= *last)) else {
+        let hidden = encode_layers(e, spec, from..spec.layers, input)?;
         return classify(e, spec, &hidden);
     };
-    let mut x = embedded.clone();
-    for index in 0..last {
-        x = encoder_layer(e, spec, index, &x, Rows::All)?;
-    }
+    let x = encode_layers(e, spec, from..last, input)?;
     let first = encoder_layer(e, spec, last, &x, Rows::First)?;
     classify_pooled(e, spec, &first)
 }

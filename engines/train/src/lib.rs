@@ -20,6 +20,7 @@ mod gelu;
 mod init;
 mod layout;
 mod loss;
+mod lower;
 mod mechanics;
 mod optim;
 mod per_sample;

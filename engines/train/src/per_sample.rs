@@ -1,13 +1,14 @@
 //! Exact per-example gradients in one backward pass.
 
 use burn::tensor::{Tensor, TensorData};
-use sprint_model::{Batch, ModelSpec, embed, encode_and_classify};
+use sprint_model::{Batch, ModelSpec, encode_from_and_classify, logits};
 
 use crate::device::Backend;
 use crate::dropout::DropoutMasks;
 use crate::engine::{BurnEngine, EngineError, Param, ParamSet};
 use crate::layout::Layout;
 use crate::loss;
+use crate::lower::LowerStates;
 
 /// Whether gradients are wanted one by one or summed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) struct Differentiable<'a> {
     pub(crate) backend: &'a Backend,
     pub(crate) frozen: &'a ParamSet,
     pub(crate) layout: &'a Layout,
+    /// What the layers below every trained one make of the examples, where it is kept.
+    pub(crate) lower: Option<&'a LowerStates>,
 }
 
 impl Differentiable<'_> {
@@ -51,8 +54,13 @@ impl Differentiable<'_> {
         let (params, leaves) = self.leaves(theta, copies);
         let masks = dropout.map(|(seed, step)| DropoutMasks::new(seed, step, examples));
         let mut engine = BurnEngine::new(self.backend, params, batch, masks);
-        let embedded = embed(&mut engine, self.spec)?;
-        let logits = encode_and_classify(&mut engine, self.spec, &embedded)?;
+        let logits = match self.lower {
+            Some(lower) => {
+                let input = lower.batch(examples, batch.tokens(), self.backend);
+                encode_from_and_classify(&mut engine, self.spec, lower.layer(), &input)?
+            }
+            None => logits(&mut engine, self.spec)?,
+        };
         let losses = loss::per_example(&logits, batch.labels(), self.backend);
         let mut tape = losses.clone().sum().backward();
         let mut blocks = Vec::with_capacity(leaves.len());
@@ -154,7 +162,7 @@ mod tests {
         fn gradients(&self, rows: &[usize], tokens: usize, how: Granularity, dropout: Option<(u64, u64)>) -> Gradients {
             let batch = Batch::new(rows.iter().map(|r| &self.examples[*r]), tokens, self.spec.pad_token).expect("a batch");
             let World { spec, backend, frozen, layout, .. } = self;
-            let model = Differentiable { spec, backend, frozen, layout };
+            let model = Differentiable { spec, backend, frozen, layout, lower: None };
             model.gradients(&self.theta, &batch, rows, how, dropout).expect("a complete model")
         }
 
@@ -244,7 +252,8 @@ mod tests {
                 let mut theta = w.theta.clone();
                 theta[at] += delta;
                 let batch = Batch::new([&w.examples[2]], 9, 0).expect("a batch");
-                let model = Differentiable { spec: &w.spec, backend: &w.backend, frozen: &w.frozen, layout: &w.layout };
+                let model =
+                    Differentiable { spec: &w.spec, backend: &w.backend, frozen: &w.frozen, layout: &w.layout, lower: None };
                 model.gradients(&theta, &batch, &[2], Granularity::Sum, None).expect("complete").losses[0]
             };
             let numeric = (loss(h) - loss(-h)) / (2.0 * h);

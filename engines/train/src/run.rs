@@ -14,6 +14,7 @@ use crate::engine::ParamSet;
 use crate::error::TrainError;
 use crate::eval::upload;
 use crate::layout::Layout;
+use crate::lower::LowerStates;
 use crate::mechanics::Mechanics;
 use crate::optim::Optimiser;
 use crate::per_sample::{Differentiable, Granularity};
@@ -35,6 +36,7 @@ pub(crate) struct Run<'a> {
     pub(crate) layout: Layout,
     backend: Backend,
     frozen: ParamSet,
+    lower: Option<LowerStates>,
     workers: Workers,
     pub(crate) theta: Vec<f32>,
     /// The mean of the parameters after the steps that are averaged; empty before the first of them.
@@ -64,12 +66,22 @@ impl<'a> Run<'a> {
             layout,
             backend,
             frozen,
+            lower: None,
             workers,
             theta,
             average: Vec::new(),
             optimiser,
             step: 0,
         })
+    }
+
+    /// Computes once what stays the same in every step, if it fits into `bytes`.
+    pub(crate) fn keep_lower_states(&mut self, bytes: usize, cancelled: &mut dyn FnMut() -> bool) -> Result<(), TrainError> {
+        let layer = self.layout.lowest_layer(&self.spec);
+        if LowerStates::worthwhile(&self.spec, layer, self.examples, bytes) {
+            self.lower = Some(LowerStates::compute(self, layer, cancelled)?);
+        }
+        Ok(())
     }
 
     pub(crate) fn restore(&mut self, snapshot: Snapshot) -> Result<(), SnapshotError> {
@@ -179,6 +191,27 @@ impl<'a> Run<'a> {
         self.average.iter_mut().zip(&self.theta).for_each(|(mean, theta)| *mean += (theta - *mean) * weight);
     }
 
+    pub(crate) fn examples(&self) -> &[Example] {
+        self.examples
+    }
+
+    pub(crate) fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    pub(crate) fn frozen(&self) -> &ParamSet {
+        &self.frozen
+    }
+
+    pub(crate) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    #[cfg(test)]
+    pub(crate) fn lower(&self) -> Option<&LowerStates> {
+        self.lower.as_ref()
+    }
+
     pub(crate) fn backend(&self) -> &Backend {
         &self.backend
     }
@@ -201,7 +234,13 @@ impl<'a> Run<'a> {
     }
 
     fn model(&self) -> Differentiable<'_> {
-        Differentiable { spec: &self.spec, backend: &self.backend, frozen: &self.frozen, layout: &self.layout }
+        Differentiable {
+            spec: &self.spec,
+            backend: &self.backend,
+            frozen: &self.frozen,
+            layout: &self.layout,
+            lower: self.lower.as_ref(),
+        }
     }
 
     /// The key of this step's dropout masks, if anything is dropped.

@@ -102,6 +102,9 @@ pub struct TrainedModel {
     pub rejected_examples: u64,
 }
 
+/// The most memory for what the layers below every trained one make of the examples; where it takes more, every step computes them again.
+const KEPT_BYTES: usize = 2 << 30;
+
 /// One step of the history.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -156,6 +159,9 @@ pub(crate) fn train_with(
         snapshot.check(&digest, run.layout.dim(), budget.steps)?;
         budget.resume(&snapshot)?;
         run.restore(snapshot)?;
+    }
+    if config.epochs > 1.0 {
+        run.keep_lower_states(KEPT_BYTES, &mut || observer.cancelled())?;
     }
     let mut history = Vec::new();
     let mut rejected_examples = 0;
