@@ -25,7 +25,11 @@ ended() { # the last line of a run: succeeded, and nothing left
     python3 -c 'import json,sys; e=json.loads(sys.stdin.read().splitlines()[-1]); assert e["status"]=="succeeded", e; print("  ", e["stages"])'
 }
 
+# Another run of this machine may have namespaces of its own.
+fleets() { ip netns list | grep -o '^sf[0-9a-f]\{8\}-[^ ]*' | sort || true; }
+
 echo "== fleet: netns"
+before="$(fleets)"
 "$flow" run workflows/lan-wan.yaml --store "$work/store" "${narrow[@]}" --set fleet=netns --json > "$work/netns.json"
 ended < "$work/netns.json"
 python3 - "$work/netns.json" <<'P'
@@ -37,8 +41,8 @@ for row in json.load(open(end["outputs"]["metrics.table"]["path"]))["rows"]:
     assert row["axes"]["net"] != "lan" or link["rtt_ms"] >= 1 and 0 < link["mbit"] < 1050, row
     print(f'   {row["axes"]["net"]}: {link["rtt_ms"]:.2f} ms, {link["mbit"]:.0f} Mbit/s as measured')
 P
-left="$(ip netns list | grep -c '^sf[0-9a-f]\{8\}-' || true)"
-[ "$left" = 0 ] || { echo "FAILED: $left namespaces are left"; exit 1; }
+left="$(comm -13 <(echo "$before") <(fleets))"
+[ -z "$left" ] || { echo "FAILED: namespaces are left: $left"; exit 1; }
 
 echo "== fleet: ssh"
 sshd="$(command -v sshd || ls /usr/sbin/sshd 2>/dev/null || true)"
