@@ -245,8 +245,10 @@ impl Party {
 
     /// Waits until the material of a request is here, or as much as the stock holds, at both parties; then tells the client.
     fn prepare(&mut self, request: Request) -> Result<(), RoleError> {
+        /// A dealer that pauses for so long is held back, or slow: then what is still missing comes within the online phase.
+        const LULL: Duration = Duration::from_secs(2);
         let index = self.ensure_order(request.program)?;
-        self.stock.await_ahead(index);
+        self.stock.await_ahead(index, LULL);
         let what = What::Ready { request: request.number };
         let limit = self.options.offline_limit;
         self.net.block_on(self.peer.meet(Kind::Ready, what, limit))?;

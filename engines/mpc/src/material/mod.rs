@@ -155,11 +155,24 @@ impl Stock {
         self.lock().reader_cpu_s.iter().filter(|(i, _)| **i != inference).map(|(_, s)| s).sum()
     }
 
-    /// Waits until all of `inference` is here or the stock is full: as much of the offline phase as fits comes before the online phase.
-    pub(crate) fn await_ahead(&self, inference: u64) {
+    /// Waits until all of `inference` is here, the stock is full, or nothing more has come for `lull`: as much of the offline phase as fits comes before the
+    /// online phase.
+    ///
+    /// A lull is what one party sees of the other's full stock: the dealer makes material for both in one order, so it stops for both. Without that end the one would
+    /// wait for the dealer, the dealer for the other, and the other for the one.
+    pub(crate) fn await_ahead(&self, inference: u64, lull: Duration) {
         let mut state = self.lock();
         while state.complete <= inference && !state.full && !state.ended {
-            state = self.wait(state);
+            if state.chunks.is_empty() {
+                state = self.wait(state);
+                continue;
+            }
+            let before = state.chunks.len();
+            let (guard, timeout) = self.changed.wait_timeout(state, lull).unwrap_or_else(PoisonError::into_inner);
+            state = guard;
+            if timeout.timed_out() && state.chunks.len() == before {
+                return;
+            }
         }
     }
 }
@@ -333,14 +346,24 @@ mod tests {
             (0..3).for_each(|_| filler.put(1, vec![1; 4], Some(&mut spool), 0.0).unwrap());
             filler.complete(1);
         });
-        stock.await_ahead(0);
-        stock.await_ahead(1);
+        stock.await_ahead(0, Duration::from_secs(600));
+        stock.await_ahead(1, Duration::from_secs(600));
         assert!(stock.lock().full);
         let mut supply = Supply::new(&stock, 0, STALL);
         supply.take(4).unwrap();
         let mut supply = Supply::new(&stock, 1, Duration::from_secs(5));
         (0..3).for_each(|_| drop(supply.take(4).unwrap()));
         reader.join().unwrap();
+    }
+
+    /// The dealer is held back by the other party, whose stock is full: there is no other end to this wait.
+    #[test]
+    fn waiting_ahead_ends_when_the_dealer_makes_no_more() {
+        let stock = stock(100, 0);
+        stock.put(0, vec![0; 4], Some(&mut spool()), 0.0).unwrap();
+        stock.await_ahead(0, STALL);
+        let state = stock.lock();
+        assert!(state.complete == 0 && !state.full && state.chunks.len() == 1, "{state:?}");
     }
 
     #[test]
