@@ -140,6 +140,8 @@ job="$(newest | cut -d'|' -f1)"
 scontrol update NodeName="$host" State=DOWN Reason=test
 for _ in $(seq 60); do [ "$(squeue --noheader --format=%T -j "$job")" = PENDING ] && break; sleep 0.5; done
 [ "$(squeue --noheader --format=%T -j "$job")" = PENDING ] || failed "the job was not requeued"
+# A node that is back before it has let the old copy go refuses the new one, and Slurm holds the job.
+for _ in $(seq 60); do grep -qF "[$job.batch] done with job" "$work/slurmd.log" && break; sleep 0.5; done
 # It may have come back by itself.
 scontrol update NodeName="$host" State=RESUME 2> /dev/null || true
 scontrol update JobId="$job" StartTime=now

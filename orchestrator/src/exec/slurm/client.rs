@@ -93,6 +93,11 @@ impl Listed {
         let shown = if matches!(reason, "" | "None") { state.to_owned() } else { format!("{state}, {reason}") };
         Some(Self { job: job.trim().parse().ok()?, state: JobState::read(state), shown, name: name.trim_end().to_owned() })
     }
+
+    /// Whether it waits until somebody releases it: held by its user or an administrator, or by Slurm after a node could not launch it.
+    pub(super) fn is_held(&self) -> bool {
+        self.state == JobState::Waiting && self.shown.to_ascii_lowercase().contains("held")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -224,6 +229,10 @@ mod tests {
     fn a_line_of_the_queue_reads_whatever_the_name_holds() {
         let one = Listed::read("17|PENDING|Resources|sf-1-a-1").expect("a job");
         assert_eq!((one.job, one.state, one.shown.as_str()), (17, JobState::Waiting, "PENDING, Resources"));
+        assert!(!one.is_held());
+        for reason in ["JobHeldUser", "JobHeldAdmin", "launch failed requeued held"] {
+            assert!(Listed::read(&format!("17|PENDING|{reason}|sf-1-a-1")).expect("a job").is_held(), "{reason}");
+        }
         assert_eq!(Listed::read("18|RUNNING|None|a|b").expect("a job").name, "a|b");
         assert_eq!(Listed::read("slurm_load_jobs error"), None);
     }

@@ -276,7 +276,8 @@ impl Attempt {
         }
         self.note(chosen.job);
         if chosen.state == JobState::Waiting {
-            self.show(format!("Slurm job {} waits ({})", chosen.job, chosen.shown));
+            let fix = if chosen.is_held() { format!("; `scontrol release {}` lets it start", chosen.job) } else { String::new() };
+            self.show(format!("Slurm job {} waits ({}){fix}", chosen.job, chosen.shown));
         }
         self.push_stop(&chosen).await;
         None
