@@ -1,7 +1,7 @@
 //! What the encoder layers below every trained one make of the examples, computed once and kept.
 //!
-//! These layers compute the same function in every step: with the upper half trained, keeping their output saves a third of a step, and
-//! with the head alone nearly all of it. Each example's states are those of its own tokens, so how examples are batched does not matter.
+//! These layers compute the same function in every step: with the upper half trained, keeping their output saves a third of the
+//! passes through a layer, and with the head alone all of them. Each example's states are those of its own tokens, so how examples are batched does not matter.
 
 use std::sync::Mutex;
 

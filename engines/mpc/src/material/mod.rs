@@ -155,11 +155,11 @@ impl Stock {
         self.lock().reader_cpu_s.iter().filter(|(i, _)| **i != inference).map(|(_, s)| s).sum()
     }
 
-    /// Waits until all of `inference` is here, the stock is full, or nothing more has come for `lull`: as much of the offline phase as fits comes before the
-    /// online phase.
+    /// Waits until all of `inference` is here, the stock is full, or nothing more has come for `lull`: as much of the offline phase as
+    /// fits comes before the online phase.
     ///
-    /// A lull is what one party sees of the other's full stock: the dealer makes material for both in one order, so it stops for both. Without that end the one would
-    /// wait for the dealer, the dealer for the other, and the other for the one.
+    /// A lull is what one party sees of the other's full stock: the dealer makes material for both in one order, so it stops for both.
+    /// Without that end the one would wait for the dealer, the dealer for the other, and the other for the one.
     pub(crate) fn await_ahead(&self, inference: u64, lull: Duration) {
         let mut state = self.lock();
         while state.complete <= inference && !state.full && !state.ended {

@@ -96,7 +96,9 @@ impl Listed {
 
     /// Whether it waits until somebody releases it: held by its user or an administrator, or by Slurm after a node could not launch it.
     pub(super) fn is_held(&self) -> bool {
-        self.state == JobState::Waiting && self.shown.to_ascii_lowercase().contains("held")
+        // States `REQUEUE_HOLD` and `RESV_DEL_HOLD`, and reasons such as `JobHeldUser`.
+        let shown = self.shown.to_ascii_lowercase();
+        self.state == JobState::Waiting && (shown.contains("held") || shown.contains("_hold"))
     }
 }
 
@@ -233,6 +235,7 @@ mod tests {
         for reason in ["JobHeldUser", "JobHeldAdmin", "launch failed requeued held"] {
             assert!(Listed::read(&format!("17|PENDING|{reason}|sf-1-a-1")).expect("a job").is_held(), "{reason}");
         }
+        assert!(Listed::read("17|REQUEUE_HOLD|None|sf-1-a-1").expect("a job").is_held());
         assert_eq!(Listed::read("18|RUNNING|None|a|b").expect("a job").name, "a|b");
         assert_eq!(Listed::read("slurm_load_jobs error"), None);
     }
