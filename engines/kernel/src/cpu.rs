@@ -5,16 +5,59 @@ use std::sync::OnceLock;
 /// The instruction-set groups the kernels need, detected once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cpu {
+    /// AVX2, with the bit counts and shifts of its time (POPCNT, BMI1, BMI2).
+    pub(crate) avx2: bool,
     /// AVX-512 F, DQ, BW and VL.
     pub(crate) avx512: bool,
     /// 52-bit integer multiply-add.
     pub(crate) ifma: bool,
     /// Byte permutations of a whole register.
     pub(crate) vbmi: bool,
-    /// AES rounds on four blocks per instruction.
-    pub(crate) vaes: bool,
+    /// The registers that the block cipher and the point functions use.
+    pub(crate) aes: BlockCipher,
     /// `vpmullq` is one micro-operation (AMD); elsewhere it is three, and two 52-bit multiply-adds beat it.
     pub(crate) fast_mul64: bool,
+}
+
+/// How blocks are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BlockCipher {
+    /// Four blocks per register: VAES with AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Four,
+    /// Two blocks per register: VAES with AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Two,
+    /// Two blocks per register of AVX2, each encrypted by AES-NI.
+    #[cfg(target_arch = "x86_64")]
+    AesNi,
+    /// The `aes` crate.
+    Portable,
+}
+
+impl BlockCipher {
+    fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            BlockCipher::Four => "VAES-512",
+            #[cfg(target_arch = "x86_64")]
+            BlockCipher::Two => "VAES-256",
+            #[cfg(target_arch = "x86_64")]
+            BlockCipher::AesNi => "AES-NI",
+            BlockCipher::Portable => "portable (AES-NI where present)",
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn detect(avx2: bool, avx512: bool) -> Self {
+        let aes_ni = avx2 && is_x86_feature_detected!("aes") && is_x86_feature_detected!("sse4.1");
+        match (aes_ni, is_x86_feature_detected!("vaes"), avx512) {
+            (true, true, true) => BlockCipher::Four,
+            (true, true, false) => BlockCipher::Two,
+            (true, false, _) => BlockCipher::AesNi,
+            (false, ..) => BlockCipher::Portable,
+        }
+    }
 }
 
 impl Cpu {
@@ -32,18 +75,21 @@ fn detect() -> Cpu {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl");
     let leaf = core::arch::x86_64::__cpuid(0);
+    let old = is_x86_feature_detected!("popcnt") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2");
+    let avx2 = old && is_x86_feature_detected!("avx2");
     Cpu {
+        avx2,
         avx512,
         ifma: avx512 && is_x86_feature_detected!("avx512ifma"),
         vbmi: avx512 && is_x86_feature_detected!("avx512vbmi"),
-        vaes: avx512 && is_x86_feature_detected!("vaes") && is_x86_feature_detected!("aes") && is_x86_feature_detected!("sse4.1"),
+        aes: BlockCipher::detect(avx2, avx512),
         fast_mul64: (leaf.ebx, leaf.edx, leaf.ecx) == AUTHENTIC_AMD,
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Cpu {
-    Cpu { avx512: false, ifma: false, vbmi: false, vaes: false, fast_mul64: false }
+    Cpu { avx2: false, avx512: false, ifma: false, vbmi: false, aes: BlockCipher::Portable, fast_mul64: false }
 }
 
 /// The vendor words `AuthenticAMD` in the order ebx, edx, ecx.
@@ -53,10 +99,14 @@ const AUTHENTIC_AMD: (u32, u32, u32) = (u32::from_le_bytes(*b"Auth"), u32::from_
 /// Says which kernels run-time detection picked, in one line for logs and result records.
 pub fn description() -> String {
     let cpu = Cpu::detected();
-    let aes = if cpu.vaes { "VAES-512" } else { "portable (AES-NI where present)" };
-    let general = if cpu.avx512 { "AVX-512 vpmullq" } else { "portable" };
+    let general = match cpu {
+        Cpu { avx512: true, .. } => "AVX-512 vpmullq",
+        Cpu { avx2: true, .. } => "AVX2 vpmuldq",
+        _ => "portable",
+    };
     format!(
-        "aes: {aes}; gemm: {general}; gemm with public weights: {}; threads: {}",
+        "aes: {}; gemm: {general}; gemm with public weights: {}; threads: {}",
+        cpu.aes.name(),
         crate::gemm::public_kernel_name(),
         rayon::current_num_threads()
     )

@@ -1,13 +1,13 @@
 //! Elementwise arithmetic mod 2^64 on arrays of ring words, and the sums of the periodic gate.
 //!
-//! Each function is one definition in plain Rust, compiled twice: for any CPU, and with AVX-512, where the compiler makes vectors of it. The
+//! Each function is one definition in plain Rust, compiled three times: for any CPU, with AVX2 and with AVX-512, where the compiler makes vectors of it. The
 //! choice is made at run time and cannot change a result: integers wrap, and floating-point operations are single IEEE operations,
 //! never contracted or reordered.
 
 use crate::cpu::Cpu;
 
-/// Defines a function by its body, compiled for any CPU and for AVX-512.
-macro_rules! twice {
+/// Defines a function by its body, compiled for any CPU, for AVX2 and for AVX-512.
+macro_rules! compiled {
     ($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block) => {
         $(#[$doc])*
         pub fn $name($($arg: $type),*) {
@@ -20,9 +20,17 @@ macro_rules! twice {
                 fn wide($($arg: $type),*) {
                     definition($($arg),*);
                 }
+                #[target_feature(enable = "avx2,popcnt,bmi1,bmi2")]
+                fn narrow($($arg: $type),*) {
+                    definition($($arg),*);
+                }
                 if Cpu::detected().avx512 {
                     // SAFETY: AVX-512 F, DQ, BW and VL were detected, and POPCNT is older than all of them.
                     return unsafe { wide($($arg),*) };
+                }
+                if Cpu::detected().avx2 {
+                    // SAFETY: AVX2, POPCNT, BMI1 and BMI2 were detected.
+                    return unsafe { narrow($($arg),*) };
                 }
             }
             definition($($arg),*);
@@ -32,61 +40,61 @@ macro_rules! twice {
 
 /// The low `bits` bits, 1 to 64.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "part of definitions that are compiled twice")]
+#[expect(clippy::inline_always, reason = "part of definitions that are compiled for several CPUs")]
 fn low(bits: u32) -> u64 {
     u64::MAX >> (64 - bits)
 }
 
-twice! {
+compiled! {
     /// `a += b`.
     pub fn add(a: &mut [u64], b: &[u64]) {
         a.iter_mut().zip(b).for_each(|(a, b)| *a = a.wrapping_add(*b));
     }
 }
 
-twice! {
+compiled! {
     /// `a -= b`.
     pub fn subtract(a: &mut [u64], b: &[u64]) {
         a.iter_mut().zip(b).for_each(|(a, b)| *a = a.wrapping_sub(*b));
     }
 }
 
-twice! {
+compiled! {
     /// `a *= b`.
     pub fn multiply(a: &mut [u64], b: &[u64]) {
         a.iter_mut().zip(b).for_each(|(a, b)| *a = a.wrapping_mul(*b));
     }
 }
 
-twice! {
+compiled! {
     /// `out = a · b`.
     pub fn products(out: &mut [u64], a: &[u64], b: &[u64]) {
         out.iter_mut().zip(a).zip(b).for_each(|((o, a), b)| *o = a.wrapping_mul(*b));
     }
 }
 
-twice! {
+compiled! {
     /// `out += a · b`.
     pub fn add_products(out: &mut [u64], a: &[u64], b: &[u64]) {
         out.iter_mut().zip(a).zip(b).for_each(|((o, a), b)| *o = o.wrapping_add(a.wrapping_mul(*b)));
     }
 }
 
-twice! {
+compiled! {
     /// `out -= a · b`.
     pub fn subtract_products(out: &mut [u64], a: &[u64], b: &[u64]) {
         out.iter_mut().zip(a).zip(b).for_each(|((o, a), b)| *o = o.wrapping_sub(a.wrapping_mul(*b)));
     }
 }
 
-twice! {
+compiled! {
     /// `out = a - b`.
     pub fn differences(out: &mut [u64], a: &[u64], b: &[u64]) {
         out.iter_mut().zip(a).zip(b).for_each(|((o, a), b)| *o = a.wrapping_sub(*b));
     }
 }
 
-twice! {
+compiled! {
     /// `x = (x mod 2^ring) / 2^by + plus`, rounded down.
     pub fn truncate(x: &mut [u64], ring: u32, by: u32, plus: u64) {
         let mask = low(ring);
@@ -96,7 +104,7 @@ twice! {
     }
 }
 
-twice! {
+compiled! {
     /// `x = x + mask + bias mod 2^bits`: an operand goes under its mask.
     pub fn masked(x: &mut [u64], mask: &[u64], bias: u64, bits: u32) {
         let low = low(bits);
@@ -104,7 +112,7 @@ twice! {
     }
 }
 
-twice! {
+compiled! {
     /// `a = a + b mod 2^bits`: both parties' masked words make the opened one.
     pub fn opened(a: &mut [u64], b: &[u64], bits: u32) {
         let low = low(bits);
@@ -112,14 +120,14 @@ twice! {
     }
 }
 
-twice! {
+compiled! {
     /// `mask = (opened & public) - mask`: a mask's share becomes a share of the value; `public` is all ones at one party and 0 at the other.
     pub fn share(mask: &mut [u64], opened: &[u64], public: u64) {
         mask.iter_mut().zip(opened).for_each(|(r, h)| *r = (h & public).wrapping_sub(*r));
     }
 }
 
-twice! {
+compiled! {
     /// The same for a value that was opened in Z_2^bits with `2^{bits-2}` added, for use in a larger ring: takes the addend off `opened`, and adds to the
     /// share `2^bits·(carry + k·top)` with `k = 1 - msb` of the biased opening.
     pub fn lifted_share(mask: &mut [u64], opened: &mut [u64], carry: &[u64], top: &[u64], bits: u32, public: u64) {
@@ -134,7 +142,7 @@ twice! {
     }
 }
 
-twice! {
+compiled! {
     /// From opened words of a lifted opening, their signed values, and `-2^bits·k` with `k = 1 - msb` of the biased opening.
     pub fn lifted_terms(opened: &mut [u64], tops: &mut [u64], bits: u32) {
         let (low, bias) = (low(bits), 1u64 << (bits - 2));
@@ -146,7 +154,7 @@ twice! {
     }
 }
 
-twice! {
+compiled! {
     /// `mask = (bit & public) + mask·(1 - 2·bit)`: a share of a masking bit becomes a share of the bit that was opened under it.
     pub fn bit_share(mask: &mut [u64], opened: &[u64], public: u64) {
         let words = mask.iter_mut().zip(opened);
@@ -163,7 +171,7 @@ pub struct Pairs<'a> {
     pub sin: &'a [f64],
 }
 
-twice! {
+compiled! {
     /// `(cos, sin)` turned by the angles `by`: a product of complex numbers of size 1.
     pub fn rotate(cos: &mut [f64], sin: &mut [f64], by: Pairs<'_>) {
         for (((c, s), cos), sin) in cos.iter_mut().zip(sin).zip(by.cos).zip(by.sin) {
@@ -179,14 +187,14 @@ fn nearest(x: f64) -> u64 {
     (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits())
 }
 
-twice! {
+compiled! {
     /// `out = round(x · scale)`, for `|x · scale| < 2^51`.
     pub fn rounded(out: &mut [u64], x: &[f64], scale: f64) {
         out.iter_mut().zip(x).for_each(|(o, x)| *o = nearest(x * scale));
     }
 }
 
-twice! {
+compiled! {
     /// `out += c·round(a·cos + b·sin) + s·round(a·sin - b·cos)`: one frequency of a series at a difference of angles, of which one is public and the
     /// other's cosine `c` and sine `s` are shares.
     pub fn add_harmonic(out: &mut [u64], public: Pairs<'_>, c: &[u64], s: &[u64], a: f64, b: f64) {
@@ -199,7 +207,7 @@ twice! {
     }
 }
 
-twice! {
+compiled! {
     /// The parities of a vector's bits below each of its points: `vectors[n, words]` with at most 8 words, `points[n, p]`, `out[n, p]`.
     pub fn parities_below(vectors: &[u64], words: usize, points: &[u64], p: usize, out: &mut [u8]) {
         for ((vector, points), out) in vectors.chunks_exact(words).zip(points.chunks_exact(p)).zip(out.chunks_exact_mut(p)) {
@@ -217,7 +225,7 @@ twice! {
     }
 }
 
-twice! {
+compiled! {
     /// `sums[j] += Σ_i byte j of coins[i] · (a[i] - b[i])`.
     pub fn add_byte_sums(sums: &mut [u64; 8], coins: &[u64], a: &[u64], b: &[u64]) {
         let mut local = *sums;

@@ -35,14 +35,9 @@ mod portable;
 mod tests;
 mod tree;
 #[cfg(target_arch = "x86_64")]
-mod vaes;
+pub(crate) mod walks;
 
 pub(crate) use tree::{Level, SEED, mask, open_node, step};
-
-#[cfg(target_arch = "x86_64")]
-use crate::cpu::Cpu;
-#[cfg(target_arch = "x86_64")]
-pub(crate) use vaes::step as dealer_step;
 
 use rayon::prelude::*;
 
@@ -115,18 +110,12 @@ pub fn prefix(party: u8, bits: u32, seeds: &[u128], keys: &[u8], points: &[u64],
 
 fn generate_task(bits: u32, alphas: &[u64], seeds0: &[u128], seeds1: &[u128], keys: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if Cpu::detected().vaes {
-        // SAFETY: VAES, AVX-512 and AES-NI were detected.
-        return unsafe { vaes::generate(bits, alphas, seeds0, seeds1, keys) };
-    }
+    crate::lanes::dispatch!(walks::generate(bits, alphas, seeds0, seeds1, keys));
     portable::generate(bits, alphas, seeds0, seeds1, keys);
 }
 
 fn prefix_task(party: u8, bits: u32, seeds: &[u128], keys: &[u8], points: &[u64], p: usize, out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if Cpu::detected().vaes {
-        // SAFETY: VAES, AVX-512 and AES-NI were detected.
-        return unsafe { vaes::prefix(party, bits, seeds, keys, points, p, out) };
-    }
+    crate::lanes::dispatch!(walks::prefix(party, bits, seeds, keys, points, p, out));
     portable::prefix(party, bits, seeds, keys, points, p, out);
 }

@@ -114,17 +114,31 @@ proptest! {
 #[cfg(target_arch = "x86_64")]
 mod twins {
     use super::*;
-    use crate::cpu::Cpu;
+    use crate::cpu::{BlockCipher, Cpu};
+
+    type Generate = unsafe fn(u32, &[u64], &[u128], &[u128], &mut [u8]);
+    type Prefix = unsafe fn(u8, u32, &[u128], &[u8], &[u64], usize, &mut [u8]);
+
+    /// The walks of every register width that this CPU has.
+    fn walks() -> Vec<(Generate, Prefix)> {
+        let aes_ni = (walks::aes_ni::generate as Generate, walks::aes_ni::prefix as Prefix);
+        let two = (walks::two::generate as Generate, walks::two::prefix as Prefix);
+        match Cpu::detected().aes {
+            BlockCipher::Portable => vec![],
+            BlockCipher::AesNi => vec![aes_ni],
+            BlockCipher::Two => vec![aes_ni, two],
+            BlockCipher::Four => vec![aes_ni, two, (walks::four::generate, walks::four::prefix)],
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
-        fn vaes_keys_and_shares_equal_the_portable_ones(
+        fn keys_and_shares_of_every_width_equal_the_portable_ones(
             bits in 1u32..=32,
             p in 1usize..4,
             raw in prop::collection::vec((any::<u64>(), any::<u128>(), any::<u128>(), any::<[u64; 4]>()), 1..40),
         ) {
-            prop_assume!(Cpu::detected().vaes);
             // Unreduced points and unmasked root seeds must be treated alike too.
             let alphas: Vec<u64> = raw.iter().map(|r| r.0).collect();
             let s0: Vec<u128> = raw.iter().map(|r| r.1).collect();
@@ -132,16 +146,18 @@ mod twins {
             let points: Vec<u64> = raw.iter().flat_map(|r| r.3[..p].iter().map(|x| x % ((1 << bits) + 1))).collect();
             let mut expected = vec![0; raw.len() * key_len(bits)];
             portable::generate(bits, &alphas, &s0, &s1, &mut expected);
-            let mut keys = vec![0; expected.len()];
-            // SAFETY: the assumption above checked the CPU.
-            unsafe { vaes::generate(bits, &alphas, &s0, &s1, &mut keys) };
-            prop_assert_eq!(&keys, &expected);
-            for (party, seeds) in [(0, &s0), (1, &s1)] {
-                let (mut a, mut b) = (vec![0; points.len()], vec![0; points.len()]);
-                portable::prefix(party, bits, seeds, &keys, &points, p, &mut a);
-                // SAFETY: the assumption above checked the CPU.
-                unsafe { vaes::prefix(party, bits, seeds, &keys, &points, p, &mut b) };
-                prop_assert_eq!(a, b);
+            for (generate, prefix) in walks() {
+                let mut keys = vec![0; expected.len()];
+                // SAFETY: only walks of this CPU are listed.
+                unsafe { generate(bits, &alphas, &s0, &s1, &mut keys) };
+                prop_assert_eq!(&keys, &expected);
+                for (party, seeds) in [(0, &s0), (1, &s1)] {
+                    let (mut a, mut b) = (vec![0; points.len()], vec![0; points.len()]);
+                    portable::prefix(party, bits, seeds, &keys, &points, p, &mut a);
+                    // SAFETY: only walks of this CPU are listed.
+                    unsafe { prefix(party, bits, seeds, &keys, &points, p, &mut b) };
+                    prop_assert_eq!(a, b);
+                }
             }
         }
     }

@@ -11,8 +11,9 @@
 //!
 //! `x0·u < 2^52` is whole in the low product; of `x1·u` only the residue mod 2^36 counts, which the low 52 bits hold.
 
+use super::blocking::{Block, Out, blocks, pack_tiles};
 use super::panel::WIDTH;
-use super::{MAX_WEIGHT, PARALLEL_FROM, portable};
+use super::{MAX_WEIGHT, portable};
 use core::arch::x86_64::{
     __m512i, _mm256_loadu_si256, _mm512_add_epi64, _mm512_cvtepi32_epi64, _mm512_loadu_si512, _mm512_madd52lo_epu64,
     _mm512_mask_storeu_epi64, _mm512_maskz_loadu_epi64, _mm512_mullo_epi64, _mm512_set1_epi64, _mm512_setzero_si512,
@@ -31,9 +32,6 @@ const DEPTH: usize = 128;
 
 /// Bits of the low limb of a share for the 52-bit multiply-add.
 const LIMB: u32 = 28;
-
-/// Rows below which packing `b` costs more than it saves.
-const FEW_ROWS: usize = 4;
 
 /// A right-hand matrix in panels, and with it the choice of the inner loop.
 #[derive(Clone, Copy)]
@@ -59,65 +57,6 @@ impl Panels<'_> {
     }
 }
 
-/// The left-hand matrix in tiles of `tile` rows, each `[k, rows]`; in limb form `[k, rows, 2]`.
-fn pack_tiles(a: &[u64], k: usize, tile: usize, limbs: bool) -> Vec<u64> {
-    let wide = if limbs { 2 } else { 1 };
-    let mut tiles = vec![0; a.len() * wide];
-    let pack = |(to, rows): (&mut [u64], &[u64])| {
-        let count = rows.len() / k;
-        for (r, row) in rows.chunks_exact(k).enumerate() {
-            for (to, x) in to.chunks_exact_mut(count * wide).zip(row) {
-                if limbs {
-                    to[2 * r] = x & ((1 << LIMB) - 1);
-                    to[2 * r + 1] = x >> LIMB;
-                } else {
-                    to[r] = *x;
-                }
-            }
-        }
-    };
-    let step = tile * k;
-    if a.len() < PARALLEL_FROM / 8 {
-        tiles.chunks_mut(step * wide).zip(a.chunks(step)).for_each(pack);
-    } else {
-        tiles.par_chunks_mut(step * wide).zip(a.par_chunks(step)).for_each(pack);
-    }
-    tiles
-}
-
-/// The output, shared by tasks that write disjoint tiles.
-#[derive(Clone, Copy)]
-struct Out {
-    start: *mut u64,
-    columns: usize,
-}
-
-// SAFETY: the pointer comes from an exclusive borrow that outlives the parallel loop, and every task writes only the cells
-// of its own block; see `multiply`.
-unsafe impl Send for Out {}
-// SAFETY: as above.
-unsafe impl Sync for Out {}
-
-/// A block of the output: tiles of rows × panels of columns.
-#[derive(Clone, Copy)]
-struct Block {
-    tiles: (usize, usize),
-    panels: (usize, usize),
-}
-
-/// Cuts the output into blocks, about four per thread when there is enough work.
-fn blocks(tiles: usize, panels: usize, work: usize) -> Vec<Block> {
-    let threads = rayon::current_num_threads();
-    if work < PARALLEL_FROM || threads == 1 {
-        return vec![Block { tiles: (0, tiles), panels: (0, panels) }];
-    }
-    let wanted = 4 * threads;
-    let high = tiles.div_ceil(wanted.div_ceil(panels)).max(1);
-    let wide = (panels * tiles.div_ceil(high) / wanted).max(1);
-    let cuts = |count: usize, size: usize| (0..count).step_by(size).map(move |at| (at, (at + size).min(count)));
-    cuts(panels, wide).flat_map(|panels| cuts(tiles, high).map(move |tiles| Block { tiles, panels })).collect()
-}
-
 /// `out = a · b`, or `out += a · b` if `add`, with `b` in panels.
 ///
 /// # Safety
@@ -131,7 +70,10 @@ pub(super) unsafe fn multiply(a: &[u64], b: Panels<'_>, m: usize, k: usize, n: u
         return;
     }
     let tile = b.tile();
-    let tiles = pack_tiles(a, k, tile, matches!(b, Panels::Offset(_)));
+    let tiles = match b {
+        Panels::Offset(_) => pack_tiles(a, k, tile, |x| [x & ((1 << LIMB) - 1), x >> LIMB]),
+        Panels::Words(_) | Panels::Weights(_) => pack_tiles(a, k, tile, |x| [x]),
+    };
     let target = Out { start: out.as_mut_ptr(), columns: n };
     let run = |block: &Block| {
         // SAFETY: the caller vouches for the CPU. The assertion above fixes the lengths of `out`, the panels and (through
@@ -334,9 +276,4 @@ pub(super) unsafe fn few_rows_transposed(a: &[u64], b: &[u64], k: usize, n: usiz
     for (row, to) in a.chunks_exact(k).zip(out.chunks_exact_mut(n)) {
         portable::row_times_transpose(row, b, to);
     }
-}
-
-/// Whether products of `m` rows should use [`few_rows`]; they are bound by reading `b` once, so one thread does.
-pub(super) fn are_few(m: usize, k: usize, n: usize) -> bool {
-    (1..FEW_ROWS).contains(&m) && k > 0 && n > 0
 }

@@ -3,7 +3,11 @@
 //! The copies that the blocked kernels make of their operands are freed, not wiped.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod blocking;
 #[cfg(target_arch = "x86_64")]
 mod panel;
 mod portable;
@@ -38,12 +42,19 @@ pub fn gemm_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut [u
     if Cpu::detected().avx512 {
         // SAFETY: AVX-512 F and DQ were detected.
         return unsafe {
-            if avx512::are_few(m, k, n) {
+            if are_few(m, k, n) {
                 avx512::few_rows(a, b, k, n, out);
             } else {
                 let b = panel::from_rows(b, k, n);
                 avx512::multiply(a, avx512::Panels::Words(&b), m, k, n, out, true);
             }
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if Cpu::detected().avx2 {
+        // SAFETY: AVX2 was detected.
+        return unsafe {
+            if are_few(m, k, n) { avx2::few_rows(a, b, k, n, out) } else { avx2::multiply_words(a, b, false, m, k, n, out) }
         };
     }
     portable::general(a, b, k, n, out);
@@ -68,7 +79,7 @@ pub fn gemm_nt_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut
     if Cpu::detected().avx512 {
         // SAFETY: AVX-512 F and DQ were detected.
         return unsafe {
-            if avx512::are_few(m, k, n) {
+            if are_few(m, k, n) {
                 avx512::few_rows_transposed(a, b, k, n, out);
             } else {
                 let b = panel::from_columns(b, k, n);
@@ -76,7 +87,28 @@ pub fn gemm_nt_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut
             }
         };
     }
+    #[cfg(target_arch = "x86_64")]
+    if Cpu::detected().avx2 {
+        // SAFETY: AVX2 was detected.
+        return unsafe {
+            if are_few(m, k, n) {
+                avx2::few_rows_transposed(a, b, k, n, out);
+            } else {
+                avx2::multiply_words(a, b, true, m, k, n, out);
+            }
+        };
+    }
     portable::transposed(a, b, k, n, out);
+}
+
+/// Rows below which packing `b` costs more than it saves.
+#[cfg(target_arch = "x86_64")]
+const FEW_ROWS: usize = 4;
+
+/// Whether a product has so few rows that `b` is best read where it is; it is bound by reading `b` once, so one thread does.
+#[cfg(target_arch = "x86_64")]
+fn are_few(m: usize, k: usize, n: usize) -> bool {
+    (1..FEW_ROWS).contains(&m) && k > 0 && n > 0
 }
 
 fn assert_shapes(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &[u64]) {

@@ -19,7 +19,7 @@ fn weights(label: u8, count: usize) -> Vec<i32> {
 /// Every kernel for public weights that this CPU can run.
 fn kernels() -> Vec<Kernel> {
     #[cfg(target_arch = "x86_64")]
-    return [Kernel::Portable, Kernel::Mullo, Kernel::Madd52]
+    return [Kernel::Portable, Kernel::Avx2, Kernel::Mullo, Kernel::Madd52]
         .into_iter()
         .filter(|kernel| kernel.is_available(crate::cpu::Cpu::detected()))
         .collect();

@@ -2,7 +2,7 @@
 
 use super::portable;
 #[cfg(target_arch = "x86_64")]
-use super::{avx512, panel};
+use super::{avx2, avx512, panel};
 use crate::cpu::Cpu;
 
 /// Weights are smaller than this in absolute value: `|w| < 2^23`.
@@ -22,6 +22,9 @@ pub struct PackedWeights {
 pub(super) enum Kernel {
     /// Row-major weights, portable code.
     Portable,
+    /// Panels of signed weights, `vpmuldq`.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
     /// Panels of signed weights, `vpmullq`.
     #[cfg(target_arch = "x86_64")]
     Mullo,
@@ -36,6 +39,7 @@ impl Kernel {
         match cpu {
             Cpu { ifma: true, fast_mul64: false, .. } => Kernel::Madd52,
             Cpu { avx512: true, .. } => Kernel::Mullo,
+            Cpu { avx2: true, .. } => Kernel::Avx2,
             _ => Kernel::Portable,
         }
     }
@@ -50,6 +54,7 @@ impl Kernel {
     pub(super) fn is_available(self, cpu: Cpu) -> bool {
         match self {
             Kernel::Portable => true,
+            Kernel::Avx2 => cpu.avx2,
             Kernel::Mullo => cpu.avx512,
             Kernel::Madd52 => cpu.ifma,
         }
@@ -59,6 +64,8 @@ impl Kernel {
 pub(crate) fn public_kernel_name() -> &'static str {
     match Kernel::best(Cpu::detected()) {
         Kernel::Portable => "portable",
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx2 => "AVX2 vpmuldq",
         #[cfg(target_arch = "x86_64")]
         Kernel::Mullo => "AVX-512 vpmullq",
         #[cfg(target_arch = "x86_64")]
@@ -85,7 +92,7 @@ impl PackedWeights {
         let packed = match kernel {
             Kernel::Portable => weights.to_vec(),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Mullo => panel::from_columns(weights, inputs, outputs),
+            Kernel::Avx2 | Kernel::Mullo => panel::from_columns(weights, inputs, outputs),
             #[cfg(target_arch = "x86_64")]
             Kernel::Madd52 => {
                 let offset: Vec<i32> = weights.iter().map(|w| w + MAX_WEIGHT).collect();
@@ -118,6 +125,12 @@ pub fn gemm_public(x: &[u64], rows: usize, w: &PackedWeights, out: &mut [u64]) {
     assert_eq!(out.len(), rows * w.outputs, "out is [rows, outputs]");
     match w.kernel {
         Kernel::Portable => portable::public(x, rows, &w.packed, w.inputs, w.outputs, out),
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx2 => {
+            let panels = avx2::Panels::Weights(&w.packed);
+            // SAFETY: weights are packed for this kernel only where AVX2 was detected.
+            unsafe { avx2::multiply(x, panels, rows, w.inputs, w.outputs, out, false) }
+        }
         #[cfg(target_arch = "x86_64")]
         Kernel::Mullo => {
             let panels = avx512::Panels::Weights(&w.packed);

@@ -24,10 +24,7 @@ mod portable;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
-mod vaes;
-
-#[cfg(target_arch = "x86_64")]
-use crate::cpu::Cpu;
+mod walks;
 
 use rayon::prelude::*;
 
@@ -99,19 +96,13 @@ pub fn eval(party: u8, bits: u32, seeds: &[u128], keys: &[u8], x_hat: &[u64], ta
 
 fn generate_task(bits: u32, alphas: &[u64], seeds0: &[u128], seeds1: &[u128], keys: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if Cpu::detected().vaes {
-        // SAFETY: VAES, AVX-512 and AES-NI were detected.
-        return unsafe { vaes::generate(bits, alphas, seeds0, seeds1, keys) };
-    }
+    crate::lanes::dispatch!(walks::generate(bits, alphas, seeds0, seeds1, keys));
     portable::generate(bits, alphas, seeds0, seeds1, keys);
 }
 
 fn eval_task(party: u8, bits: u32, seeds: &[u128], keys: &[u8], x_hat: &[u64], tables: &[Reversed], out: &mut [u64]) {
     #[cfg(target_arch = "x86_64")]
-    if Cpu::detected().vaes {
-        // SAFETY: VAES, AVX-512 and AES-NI were detected.
-        return unsafe { vaes::eval(party, bits, seeds, keys, x_hat, tables, out) };
-    }
+    crate::lanes::dispatch!(walks::eval(party, bits, seeds, keys, x_hat, tables, out));
     portable::eval(party, bits, seeds, keys, x_hat, tables, out);
 }
 

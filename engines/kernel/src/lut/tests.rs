@@ -1,5 +1,7 @@
 use super::*;
 use crate::Prg;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::{BlockCipher, Cpu};
 use proptest::prelude::*;
 
 fn words(label: u8, count: usize) -> Vec<u64> {
@@ -80,15 +82,32 @@ proptest! {
 }
 
 #[cfg(target_arch = "x86_64")]
+type Generate = unsafe fn(u32, &[u64], &[u128], &[u128], &mut [u8]);
+#[cfg(target_arch = "x86_64")]
+type Eval = unsafe fn(u8, u32, &[u128], &[u8], &[u64], &[Reversed], &mut [u64]);
+
+/// The look-ups of every register width that this CPU has.
+#[cfg(target_arch = "x86_64")]
+fn walks() -> Vec<(Generate, Eval)> {
+    let aes_ni = (walks::aes_ni::generate as Generate, walks::aes_ni::eval as Eval);
+    let two = (walks::two::generate as Generate, walks::two::eval as Eval);
+    match Cpu::detected().aes {
+        BlockCipher::Portable => vec![],
+        BlockCipher::AesNi => vec![aes_ni],
+        BlockCipher::Two => vec![aes_ni, two],
+        BlockCipher::Four => vec![aes_ni, two, (walks::four::generate, walks::four::eval)],
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
-    fn vaes_keys_and_shares_equal_the_portable_ones(
+    fn keys_and_shares_of_every_width_equal_the_portable_ones(
         bits in 1u32..=11,
         tables in 1usize..4,
         raw in prop::collection::vec((any::<u64>(), any::<u128>(), any::<u128>(), any::<u64>()), 1..14),
     ) {
-        prop_assume!(Cpu::detected().vaes);
         // Unreduced points and indices and unmasked root seeds must be treated alike too.
         let alphas: Vec<u64> = raw.iter().map(|r| r.0).collect();
         let s0: Vec<u128> = raw.iter().map(|r| r.1).collect();
@@ -97,16 +116,18 @@ proptest! {
         let tables: Vec<Reversed> = (0..tables).map(|j| Reversed::new(&words(20 + j as u8, 1 << bits))).collect();
         let mut expected = vec![0; raw.len() * key_len(bits)];
         portable::generate(bits, &alphas, &s0, &s1, &mut expected);
-        let mut keys = vec![0; expected.len()];
-        // SAFETY: the assumption above checked the CPU.
-        unsafe { vaes::generate(bits, &alphas, &s0, &s1, &mut keys) };
-        prop_assert_eq!(&keys, &expected);
-        for (party, seeds) in [(0, &s0), (1, &s1)] {
-            let (mut a, mut b) = (vec![0; raw.len() * tables.len()], vec![0; raw.len() * tables.len()]);
-            portable::eval(party, bits, seeds, &keys, &x_hat, &tables, &mut a);
-            // SAFETY: the assumption above checked the CPU.
-            unsafe { vaes::eval(party, bits, seeds, &keys, &x_hat, &tables, &mut b) };
-            prop_assert_eq!(a, b);
+        for (generate, eval) in walks() {
+            let mut keys = vec![0; expected.len()];
+            // SAFETY: only look-ups of this CPU are listed.
+            unsafe { generate(bits, &alphas, &s0, &s1, &mut keys) };
+            prop_assert_eq!(&keys, &expected);
+            for (party, seeds) in [(0, &s0), (1, &s1)] {
+                let (mut a, mut b) = (vec![0; raw.len() * tables.len()], vec![0; raw.len() * tables.len()]);
+                portable::eval(party, bits, seeds, &keys, &x_hat, &tables, &mut a);
+                // SAFETY: only look-ups of this CPU are listed.
+                unsafe { eval(party, bits, seeds, &keys, &x_hat, &tables, &mut b) };
+                prop_assert_eq!(a, b);
+            }
         }
     }
 }

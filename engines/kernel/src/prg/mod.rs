@@ -1,11 +1,11 @@
 //! The pseudo-random generator: AES-128 in counter mode with random access.
 
 #[cfg(target_arch = "x86_64")]
-mod vaes;
+mod stream;
 
 use crate::cipher::Cipher;
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::Cpu;
+use crate::cpu::{BlockCipher, Cpu};
 use core::fmt;
 
 /// A stream of pseudo-random blocks under one secret key: block `i` is `AES_k(i)`, both little-endian.
@@ -14,9 +14,9 @@ use core::fmt;
 /// schedule is zeroised on drop, and the type can be neither cloned nor printed.
 pub struct Prg {
     cipher: Cipher,
-    /// Present exactly when this CPU has VAES.
+    /// Present exactly when this CPU has AES instructions that a kernel uses.
     #[cfg(target_arch = "x86_64")]
-    round_keys: Option<crate::vaes::RoundKeys>,
+    round_keys: Option<crate::lanes::RoundKeys>,
 }
 
 /// Blocks produced per step of the portable path.
@@ -28,9 +28,9 @@ impl Prg {
         Self {
             cipher: Cipher::new(key),
             #[cfg(target_arch = "x86_64")]
-            round_keys: Cpu::detected().vaes.then(|| {
-                // SAFETY: `vaes` is detected only together with AES-NI and SSE4.1.
-                unsafe { crate::vaes::RoundKeys::expand(key) }
+            round_keys: (Cpu::detected().aes != BlockCipher::Portable).then(|| {
+                // SAFETY: every kernel but the portable one is picked only where AES-NI and SSE4.1 were detected.
+                unsafe { crate::lanes::RoundKeys::expand(key) }
             }),
         }
     }
@@ -38,11 +38,10 @@ impl Prg {
     /// Fills `out` with blocks `start_block, start_block + 1, …` (mod 2^128); a last partial block is cut.
     pub fn fill_bytes(&self, start_block: u128, out: &mut [u8]) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(keys) = &self.round_keys {
-            // SAFETY: round keys exist only where VAES and AVX-512 were detected.
-            if unsafe { vaes::fill(keys, start_block, vaes::as_free(out)) } {
-                return;
-            }
+        if let Some(keys) = &self.round_keys
+            && fill(keys, start_block, stream::as_free(out))
+        {
+            return;
         }
         let mut counter = start_block;
         for chunk in out.chunks_mut(16 * STEP) {
@@ -57,7 +56,7 @@ impl Prg {
     pub fn fill_u64(&self, start_block: u128, out: &mut [u64]) {
         #[cfg(target_arch = "x86_64")]
         if self.round_keys.is_some() {
-            return self.fill_bytes(start_block, vaes::as_bytes(out));
+            return self.fill_bytes(start_block, stream::as_bytes(out));
         }
         let mut counter = start_block;
         for chunk in out.chunks_mut(2 * STEP) {
@@ -76,9 +75,8 @@ impl Prg {
         #[cfg(target_arch = "x86_64")]
         if let Some(keys) = &self.round_keys {
             out.reserve(len);
-            let spare = vaes::as_free_bytes(&mut out.spare_capacity_mut()[..len]);
-            // SAFETY: round keys exist only where VAES and AVX-512 were detected.
-            if unsafe { vaes::fill(keys, start_block, spare) } {
+            let spare = stream::as_free_bytes(&mut out.spare_capacity_mut()[..len]);
+            if fill(keys, start_block, spare) {
                 // SAFETY: the stream has filled so many words of the spare capacity.
                 unsafe { out.set_len(out.len() + len) };
                 return;
@@ -98,6 +96,13 @@ impl Prg {
         self.cipher.encrypt(&mut blocks[..count]);
         blocks
     }
+}
+
+/// The stream with this CPU's registers; false where it has none or the counter would wrap.
+#[cfg(target_arch = "x86_64")]
+fn fill(keys: &crate::lanes::RoundKeys, start: u128, out: &mut [core::mem::MaybeUninit<u8>]) -> bool {
+    crate::lanes::dispatch!(stream::fill(keys, start, out));
+    false
 }
 
 impl fmt::Debug for Prg {

@@ -1,0 +1,254 @@
+//! The blocked products with AVX2, which has no 64-bit product: signed halves and the 32-bit product `vpmuldq`.
+//!
+//! A word is `x = x0 + 2^32 x1` with signed halves `-2^31 ≤ x0, x1 < 2^31`, so that
+//!
+//! ```text
+//! x·w = x0·w + 2^32 (x1·w)                    mod 2^64   for a weight w,
+//! x·y = x0·y0 + 2^32 (x0·y1 + x1·y0)          mod 2^64   for a word y.
+//! ```
+//!
+//! Every term is a sum of products of halves, which one inner loop computes: up to six rows and eight columns of sums in registers. Sums wrap mod
+//! 2^64, which is what is wanted of the low ones; of the high ones only the residue mod 2^32 counts. Both matrices are packed as for
+//! AVX-512: `a` in tiles `[k, rows]` of words in two halves, `b` in panels of [`WIDTH`] halves, in one plane for weights and two for words.
+
+use super::blocking::{Block, Out, blocks, pack_tiles};
+use super::panel::{self, WIDTH};
+use super::portable;
+use core::arch::x86_64::{
+    __m256i, _mm256_add_epi64, _mm256_loadu_si256, _mm256_mul_epi32, _mm256_permute2x128_si256, _mm256_set1_epi32,
+    _mm256_setzero_si256, _mm256_slli_epi64, _mm256_srli_epi64, _mm256_storeu_si256, _mm256_unpackhi_epi64,
+    _mm256_unpacklo_epi64,
+};
+use rayon::prelude::*;
+
+/// Rows of a tile: with two registers of columns 12 sums, which leaves room for the operands among 16 registers.
+const TILE: usize = 6;
+
+/// Columns of the inner loop: two registers of four sums.
+const COLUMNS: usize = 8;
+
+/// Steps of `k` between visits to the output: a panel's slice of 16 KiB and a tile's 12 KiB fit a first-level cache.
+const DEPTH: usize = 256;
+
+/// A right-hand matrix in panels of halves.
+#[derive(Clone, Copy)]
+pub(super) enum Panels<'a> {
+    /// Low and high halves of words.
+    Words([&'a [i32]; 2]),
+    /// Weights, which have no high half.
+    Weights(&'a [i32]),
+}
+
+/// Words as `[x0, x1]` in memory: `x1` is the high word plus the carry that a negative `x0` takes back.
+fn halves(x: u64) -> u64 {
+    x.wrapping_add((x & 0x8000_0000) << 1)
+}
+
+/// The low and the high halves of words.
+pub(super) fn planes(words: &[u64]) -> [Vec<i32>; 2] {
+    [words.iter().map(|x| *x as i32).collect(), words.iter().map(|x| (halves(*x) >> 32) as i32).collect()]
+}
+
+/// `out += a · b` for words `b[k, n]`, or the transpose of `b[n, k]`.
+///
+/// # Safety
+/// The CPU has AVX2.
+pub(super) unsafe fn multiply_words(a: &[u64], b: &[u64], transposed: bool, m: usize, k: usize, n: usize, out: &mut [u64]) {
+    let [low, high] = planes(b).map(|b| if transposed { panel::from_columns(&b, k, n) } else { panel::from_rows(&b, k, n) });
+    // SAFETY: the caller's contract.
+    unsafe { multiply(a, Panels::Words([&low, &high]), m, k, n, out, true) }
+}
+
+/// `out = a · b`, or `out += a · b` if `add`, with `b` in panels.
+///
+/// # Safety
+/// The CPU has AVX2.
+pub(super) unsafe fn multiply(a: &[u64], b: Panels<'_>, m: usize, k: usize, n: usize, out: &mut [u64], add: bool) {
+    let (Panels::Words([first, _]) | Panels::Weights(first)) = b;
+    let last = if let Panels::Words([_, high]) = b { high } else { first };
+    let packed = n.div_ceil(WIDTH) * k * WIDTH;
+    assert!(a.len() == m * k && out.len() == m * n && first.len() == packed && last.len() == packed, "shapes agree");
+    if !add {
+        out.fill(0);
+    }
+    if k == 0 || out.is_empty() {
+        return;
+    }
+    let tiles = pack_tiles(a, k, TILE, |x| [halves(x)]);
+    let target = Out { start: out.as_mut_ptr(), columns: n };
+    let run = |block: &Block| {
+        // SAFETY: the caller vouches for the CPU. The assertion above fixes the lengths of `out`, the panels and (through
+        // `a`) the tiles; blocks lie inside the output and are pairwise disjoint.
+        unsafe { multiply_block(&tiles, b, m, k, target, *block) }
+    };
+    let blocks = blocks(m.div_ceil(TILE), n.div_ceil(WIDTH), m * k * n);
+    if let [block] = &blocks[..] {
+        run(block);
+    } else {
+        blocks.par_iter().for_each(run);
+    }
+}
+
+/// # Safety
+/// As [`multiply`]; `tiles` and `b` are packed for `m` rows, `k` steps and `out.columns` columns, and nothing else
+/// accesses the block's cells of `out`.
+#[target_feature(enable = "avx2")]
+unsafe fn multiply_block(tiles: &[u64], b: Panels<'_>, m: usize, k: usize, out: Out, block: Block) {
+    for panel in block.panels.0..block.panels.1 {
+        for start in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - start);
+            for t in block.tiles.0..block.tiles.1 {
+                let rows = (m - t * TILE).min(TILE);
+                for first in (panel * WIDTH..out.columns.min((panel + 1) * WIDTH)).step_by(COLUMNS) {
+                    let from = (panel * k + start) * WIDTH + first % WIDTH;
+                    // SAFETY: tile `t` has `rows · k` words and `start + depth ≤ k`; the panel has `k · WIDTH` halves, of which step
+                    // `l` of the loop reads eight from `l · WIDTH + first % WIDTH` on. The cells from row `t · TILE` and column
+                    // `first` on are inside the output for `rows` rows and `width` columns.
+                    unsafe {
+                        let a = tiles.as_ptr().add(t * TILE * k + start * rows);
+                        let tile = Tile {
+                            a: a.cast(),
+                            depth,
+                            out: out.start.add(t * TILE * out.columns + first),
+                            columns: out.columns,
+                            width: (out.columns - first).min(COLUMNS),
+                        };
+                        match b {
+                            Panels::Weights(w) => tile.add(rows, [w.as_ptr().add(from)]),
+                            Panels::Words([low, high]) => tile.add(rows, [low.as_ptr().add(from), high.as_ptr().add(from)]),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A tile's slice of `a` and its cells of the output.
+#[derive(Clone, Copy)]
+struct Tile {
+    /// `[depth, rows, 2]` halves.
+    a: *const i32,
+    depth: usize,
+    out: *mut u64,
+    columns: usize,
+    width: usize,
+}
+
+type Sums<const ROWS: usize> = [[__m256i; 2]; ROWS];
+
+impl Tile {
+    /// Adds the product with a panel's slice, given as one plane or two.
+    ///
+    /// # Safety
+    /// `a` has `2 · rows · depth` readable halves, each plane eight at every `l · WIDTH` for `l < depth`, `out` has `rows` rows of `width`
+    /// columns at distance `columns`, rows are 1 to [`TILE`], and the CPU has AVX2.
+    #[target_feature(enable = "avx2")]
+    unsafe fn add<const PLANES: usize>(self, rows: usize, b: [*const i32; PLANES]) {
+        // SAFETY: the same contract.
+        unsafe {
+            match rows {
+                1 => self.add_rows::<1, PLANES>(b),
+                2 => self.add_rows::<2, PLANES>(b),
+                3 => self.add_rows::<3, PLANES>(b),
+                4 => self.add_rows::<4, PLANES>(b),
+                5 => self.add_rows::<5, PLANES>(b),
+                6 => self.add_rows::<6, PLANES>(b),
+                _ => unreachable!("a tile has at least one row and at most TILE"),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Tile::add`], with `rows = ROWS`.
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_rows<const ROWS: usize, const PLANES: usize>(self, b: [*const i32; PLANES]) {
+        // SAFETY: the same contract; the high halves of `a` lie beside the low ones.
+        unsafe {
+            let high = self.a.add(1);
+            let zero = [[_mm256_setzero_si256(); 2]; ROWS];
+            let mut upper = products(zero, high, b[0], self.depth);
+            if PLANES == 2 {
+                upper = products(upper, self.a, b[1], self.depth);
+            }
+            for row in &mut upper {
+                *row = row.map(|sum| _mm256_slli_epi64::<32>(sum));
+            }
+            let sums = products(upper, self.a, b[0], self.depth);
+            self.finish(&sums);
+        }
+    }
+
+    /// Adds a tile's sums to the output.
+    ///
+    /// # Safety
+    /// As [`Tile::add`], with `rows = ROWS`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn finish<const ROWS: usize>(self, sums: &Sums<ROWS>) {
+        for (r, [even, odd]) in sums.iter().enumerate() {
+            let (low, high) = (_mm256_unpacklo_epi64(*even, *odd), _mm256_unpackhi_epi64(*even, *odd));
+            let words = [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)];
+            // SAFETY: the row's `width` columns are promised; all eight are accessed only if there are eight.
+            unsafe {
+                let to = self.out.add(r * self.columns);
+                if self.width == COLUMNS {
+                    for (c, sum) in words.into_iter().enumerate() {
+                        let to = to.add(4 * c);
+                        _mm256_storeu_si256(to.cast(), _mm256_add_epi64(sum, _mm256_loadu_si256(to.cast())));
+                    }
+                } else {
+                    let mut row = [0u64; COLUMNS];
+                    _mm256_storeu_si256(row.as_mut_ptr().cast(), words[0]);
+                    _mm256_storeu_si256(row.as_mut_ptr().add(4).cast(), words[1]);
+                    for (c, sum) in row[..self.width].iter().enumerate() {
+                        *to.add(c) = (*to.add(c)).wrapping_add(*sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `sums[r, c] += Σ_l a[l, r]·b[l, c]` for halves; the sums of a row are those of the even columns, then those of the odd ones.
+///
+/// # Safety
+/// `a` has a readable half at every `2 · (l · ROWS + r)`, `b` eight at every `l · WIDTH`, for `l < depth`; the CPU has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn products<const ROWS: usize>(mut sums: Sums<ROWS>, a: *const i32, b: *const i32, depth: usize) -> Sums<ROWS> {
+    for l in 0..depth {
+        // SAFETY: inside the promised ranges; the load needs no alignment.
+        let even = unsafe { _mm256_loadu_si256(b.add(l * WIDTH).cast()) };
+        let odd = _mm256_srli_epi64::<32>(even);
+        for (r, [at_even, at_odd]) in sums.iter_mut().enumerate() {
+            // SAFETY: inside the promised range.
+            let x = _mm256_set1_epi32(unsafe { *a.add(2 * (l * ROWS + r)) });
+            *at_even = _mm256_add_epi64(*at_even, _mm256_mul_epi32(x, even));
+            *at_odd = _mm256_add_epi64(*at_odd, _mm256_mul_epi32(x, odd));
+        }
+    }
+    sums
+}
+
+/// `out += a · b` for so few rows that `b` is best read where it is.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn few_rows(a: &[u64], b: &[u64], k: usize, n: usize, out: &mut [u64]) {
+    for (row, to) in a.chunks_exact(k).zip(out.chunks_exact_mut(n)) {
+        portable::row_times_matrix(row, b, to);
+    }
+}
+
+/// `out += a · bᵀ`, as [`few_rows`].
+///
+/// # Safety
+/// The CPU has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn few_rows_transposed(a: &[u64], b: &[u64], k: usize, n: usize, out: &mut [u64]) {
+    for (row, to) in a.chunks_exact(k).zip(out.chunks_exact_mut(n)) {
+        portable::row_times_transpose(row, b, to);
+    }
+}
