@@ -119,10 +119,12 @@ pub enum MechanismError {
     Deviation(#[from] DeviationError),
 }
 
-/// Adding this to |x| < 2⁵¹ rounds x to the nearest integer (ties to even) and leaves it in the low mantissa bits.
+/// Adding this to |x| < 2⁵¹ and taking it away again rounds x to the nearest integer (ties to even).
 const MAGIC: f64 = 6_755_399_441_055_744.0;
 /// Columns handled at a time, so that their sums stay in the first-level cache.
 const BLOCK: usize = 1024;
+/// Rows whose integers are summed in f64 before they are added to the 64-bit sums: 2²⁶ of them, each at most 2²⁶, are exact.
+const ROWS: usize = 1 << 26;
 const LANES: usize = 8;
 
 /// Accumulates clipped integer gradients of one step and releases their noisy sum once per ledger charge.
@@ -251,15 +253,18 @@ impl GridMechanism {
     /// Adds (or takes back) every row times its factor, rounded; returns each row's Σz².
     fn add_scaled(&mut self, slabs: &[&[f32]], factors: &[f64], sign: i64) -> Vec<f64> {
         let mut norms = vec![0.0; factors.len()];
+        let rows: Vec<(usize, f64)> = factors.iter().copied().enumerate().filter(|(_, factor)| *factor != 0.0).collect();
         let mut start = 0;
         for (slab, len) in slabs.iter().zip(&self.tensors) {
             let sums = &mut self.sums[start..start + len];
             for (block, out) in sums.chunks_mut(BLOCK).enumerate() {
-                for (row, factor) in factors.iter().enumerate() {
-                    if *factor != 0.0 {
+                for rows in rows.chunks(ROWS) {
+                    let mut tile = [0.0_f64; BLOCK];
+                    for (row, factor) in rows {
                         let from = row * len + block * BLOCK;
-                        norms[row] += round_into(out, &slab[from..from + out.len()], *factor, sign);
+                        norms[*row] += round_into(&mut tile[..out.len()], &slab[from..from + out.len()], *factor);
                     }
+                    out.iter_mut().zip(&tile).for_each(|(out, sum)| *out += *sum as i64 * sign);
                 }
             }
             start += len;
@@ -322,25 +327,24 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest
 }
 
-/// out += sign·round(x·factor); returns Σ round², exact while below 2⁵³.
-fn round_into(out: &mut [i64], values: &[f32], factor: f64, sign: i64) -> f64 {
-    let bias = MAGIC.to_bits() as i64;
+/// out += round(x·factor); returns Σ round², exact while below 2⁵³.
+fn round_into(out: &mut [f64], values: &[f32], factor: f64) -> f64 {
+    let round = |v: f32| (f64::from(v) * factor + MAGIC) - MAGIC;
     let mut lanes = [0.0_f64; LANES];
     let mut outs = out.chunks_exact_mut(LANES);
     let mut ins = values.chunks_exact(LANES);
     for (out, chunk) in outs.by_ref().zip(ins.by_ref()) {
         for i in 0..LANES {
-            let shifted = f64::from(chunk[i]) * factor + MAGIC;
-            let rounded = shifted - MAGIC;
+            let rounded = round(chunk[i]);
             lanes[i] += rounded * rounded;
-            out[i] += (shifted.to_bits() as i64).wrapping_sub(bias) * sign;
+            out[i] += rounded;
         }
     }
     let mut total: f64 = lanes.iter().sum();
     for (out, v) in outs.into_remainder().iter_mut().zip(ins.remainder()) {
-        let shifted = f64::from(*v) * factor + MAGIC;
-        total += (shifted - MAGIC) * (shifted - MAGIC);
-        *out += (shifted.to_bits() as i64).wrapping_sub(bias) * sign;
+        let rounded = round(*v);
+        total += rounded * rounded;
+        *out += rounded;
     }
     total
 }
