@@ -92,32 +92,33 @@ fn encoder_layer<E: Engine>(e: &mut E, spec: &ModelSpec, index: usize, x: &E::Ac
     let [query, key, value, attention_output, intermediate, output] = spec.layer_linears(index);
 
     e.enter(&format!("layer.{index}.attention"));
-    let asking = match rows {
-        Rows::All => x.clone(),
-        Rows::First => e.pool(x, Pooling::First)?,
+    let (asking, context) = match rows {
+        Rows::All => (x.clone(), e.self_attention(spec, x, [&query, &key, &value])?),
+        Rows::First => {
+            let first = e.pool(x, Pooling::First)?;
+            let q = e.dense(&first, &query)?;
+            let k = e.dense(x, &key)?;
+            let v = e.dense(x, &value)?;
+            let context = e.attention(spec, [&q, &k, &v])?;
+            (first, context)
+        }
     };
-    let q = dense(e, &asking, &query)?;
-    let k = dense(e, x, &key)?;
-    let v = dense(e, x, &value)?;
-    let context = attention(e, spec, &q, &k, &v)?;
-    let context = dense(e, &context, &attention_output)?;
+    let context = e.dense(&context, &attention_output)?;
     let context = e.dropout(&context, spec.hidden_dropout)?;
-    let sum = e.add(&context, &asking)?;
-    e.enter(&format!("layer.{index}.attention.norm"));
-    let x = e.layer_norm(&sum, &spec.norm(at.join("attention.output.LayerNorm")))?;
+    let norm = spec.norm(at.join("attention.output.LayerNorm"));
+    let x = e.add_norm(&context, &asking, &norm, &format!("layer.{index}.attention.norm"))?;
 
     e.enter(&format!("layer.{index}.feed_forward"));
-    let h = dense(e, &x, &intermediate)?;
+    let h = e.dense(&x, &intermediate)?;
     let h = e.map(&h, spec.activation.func())?;
-    let h = dense(e, &h, &output)?;
+    let h = e.dense(&h, &output)?;
     let h = e.dropout(&h, spec.hidden_dropout)?;
-    let sum = e.add(&h, &x)?;
-    e.enter(&format!("layer.{index}.feed_forward.norm"));
-    e.layer_norm(&sum, &spec.norm(at.join("output.LayerNorm")))
+    let norm = spec.norm(at.join("output.LayerNorm"));
+    e.add_norm(&h, &x, &norm, &format!("layer.{index}.feed_forward.norm"))
 }
 
 /// A dense layer with its low-rank update: `x·Wᵀ + b + scale·(x·Aᵀ)·Bᵀ`.
-fn dense<E: Engine>(e: &mut E, x: &E::Act, layer: &Linear) -> Result<E::Act, E::Error> {
+pub fn dense<E: Engine>(e: &mut E, x: &E::Act, layer: &Linear) -> Result<E::Act, E::Error> {
     let base = e.linear(x, layer)?;
     let Some(lora) = &layer.lora else { return Ok(base) };
     let dropped = e.dropout(x, lora.dropout)?;
@@ -125,6 +126,19 @@ fn dense<E: Engine>(e: &mut E, x: &E::Act, layer: &Linear) -> Result<E::Act, E::
     let update = e.linear(&u, &layer.lora_b(lora))?;
     let update = e.scale(&update, lora.scale)?;
     e.add(&base, &update)
+}
+
+/// Attention whose queries, keys and values are dense layers of one input.
+pub fn self_attention<E: Engine>(
+    e: &mut E,
+    spec: &ModelSpec,
+    x: &E::Act,
+    [query, key, value]: [&Linear; 3],
+) -> Result<E::Act, E::Error> {
+    let q = e.dense(x, query)?;
+    let k = e.dense(x, key)?;
+    let v = e.dense(x, value)?;
+    e.attention(spec, [&q, &k, &v])
 }
 
 /// Attention of all heads, `[b, t, hidden]³` to `[b, t, hidden]`. The division by the row sum comes after the product with the values, which is

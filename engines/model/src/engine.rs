@@ -1,6 +1,6 @@
 //! The tensor operations a model is written in.
 
-use crate::{Embedding, Func, LayerNorm, Linear, Pooling};
+use crate::{Embedding, Func, LayerNorm, Linear, ModelSpec, Pooling, encoder};
 
 /// An interpreter of the model: about twenty operations on two kinds of tensor.
 ///
@@ -64,6 +64,35 @@ pub trait Engine {
     fn divide_by_length(&mut self, s: &Self::Heads) -> Result<Self::Heads, Self::Error>;
     /// `p·v`: `[b, h, t, t]·[b, h, t, d]` to `[b, h, t, d]`.
     fn attend(&mut self, p: &Self::Heads, v: &Self::Heads) -> Result<Self::Heads, Self::Error>;
+
+    /// [`Engine::linear`] with its low-rank update, if it has one. This and the parts below are written in the operations above; an engine may
+    /// compute them another way that is the same function up to rounding.
+    fn dense(&mut self, x: &Self::Act, layer: &Linear) -> Result<Self::Act, Self::Error>
+    where
+        Self: Sized,
+    {
+        encoder::dense(self, x, layer)
+    }
+    /// Attention of all heads of `spec`, queries `[b, s, hidden]`, keys and values `[b, t, hidden]`, to `[b, s, hidden]`.
+    fn attention(&mut self, spec: &ModelSpec, [q, k, v]: [&Self::Act; 3]) -> Result<Self::Act, Self::Error>
+    where
+        Self: Sized,
+    {
+        encoder::attention(self, spec, q, k, v)
+    }
+    /// [`Engine::attention`] of three dense layers, query, key and value, of one input.
+    fn self_attention(&mut self, spec: &ModelSpec, x: &Self::Act, layers: [&Linear; 3]) -> Result<Self::Act, Self::Error>
+    where
+        Self: Sized,
+    {
+        encoder::self_attention(self, spec, x, layers)
+    }
+    /// [`Engine::layer_norm`] of a sum, told as `part`.
+    fn add_norm(&mut self, a: &Self::Act, b: &Self::Act, norm: &LayerNorm, part: &str) -> Result<Self::Act, Self::Error> {
+        let sum = self.add(a, b)?;
+        self.enter(part);
+        self.layer_norm(&sum, norm)
+    }
 
     /// Told before each named part of the model (`layer.3.attention`), for meters and errors.
     fn enter(&mut self, part: &str) {

@@ -22,7 +22,10 @@ mod validate;
 pub use calibration::{Calibration, CalibrationError, LayerRanges, Range, ScoreRange};
 pub use checkpoint::{Checkpoint, CheckpointError, TensorData};
 pub use config::{ConfigError, MAX_CONFIG_BYTES};
-pub use encoder::{attention, classify, embed, encode, encode_and_classify, encode_from_and_classify, encode_layers, logits};
+pub use encoder::{
+    attention, classify, dense, embed, encode, encode_and_classify, encode_from_and_classify, encode_layers, logits,
+    self_attention,
+};
 pub use engine::{EmbeddingEngine, Engine};
 pub use func::Func;
 pub use layer::{Embedding, LayerNorm, Linear, Lora};

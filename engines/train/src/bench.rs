@@ -172,7 +172,7 @@ impl Noise {
         self.steps += 1;
         run.accumulate(batch, config, &mut self.mechanism)?;
         let mean = self.mechanism.finish(charge, &self.source)?.mean(batch.len() as u64);
-        Ok((mean.values().to_vec(), mean.noise_variance()))
+        Ok((run.released(&mean), mean.noise_variance()))
     }
 }
 

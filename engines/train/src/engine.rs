@@ -1,14 +1,17 @@
 //! The model on burn tensors: an [`Engine`] that records a tape when its parameters are tracked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use burn::tensor::{Int, Tensor, TensorData, activation, module};
-use sprint_model::{Batch, Embedding, EmbeddingEngine, Engine, Func, LayerNorm, Linear, ParamPath, Pooling};
+use burn::tensor::{Int, Tensor, TensorData, module};
+use sprint_model::{Batch, Embedding, EmbeddingEngine, Engine, Func, LayerNorm, Linear, ModelSpec, ParamPath, Pooling, Softmax};
 use thiserror::Error;
 
 use crate::device::{Backend, BackendKind};
 use crate::dropout::DropoutMasks;
-use crate::gelu::gelu;
+use crate::flex;
+use crate::functions::apply;
+use crate::merged::Merged;
 
 /// Added to the scores of padding keys; `exp` of it is 0 in f32 and a rectifier maps it to 0.
 const MASKED: f32 = -1e5;
@@ -99,15 +102,40 @@ impl Param {
 
 /// The parameters of one evaluation, by path.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ParamSet(BTreeMap<ParamPath, Param>);
+pub(crate) struct ParamSet {
+    params: BTreeMap<ParamPath, Param>,
+    merged: Arc<Merged>,
+    /// Whether the gradients of merged updates are wanted summed.
+    summed: bool,
+}
 
 impl ParamSet {
     pub(crate) fn insert(&mut self, path: ParamPath, param: Param) {
-        self.0.insert(path, param);
+        self.params.insert(path, param);
+    }
+
+    pub(crate) fn find(&self, path: &ParamPath) -> Option<&Param> {
+        self.params.get(path)
+    }
+
+    /// Computes these layers merged; the gradients of their updates go to the leaves that stand in the updates' places.
+    pub(crate) fn merge(&mut self, merged: Arc<Merged>, summed: bool) {
+        (self.merged, self.summed) = (merged, summed);
     }
 
     fn get(&self, path: &ParamPath) -> Result<&Param, EngineError> {
-        self.0.get(path).ok_or_else(|| EngineError::MissingParameter(path.clone()))
+        self.find(path).ok_or_else(|| EngineError::MissingParameter(path.clone()))
+    }
+
+    /// The merged layers that begin with the one at `path`, on `x`, if there are any and they write `outputs` channels.
+    fn merged(&self, x: &Tensor<3>, path: &ParamPath, outputs: usize) -> Option<Tensor<3>> {
+        let layer = self.merged.get(path).filter(|layer| layer.outputs() == outputs)?;
+        let leaf = |update: &flex::Update| match self.find(&update.path)? {
+            Param::Matrices(leaf) => Some(leaf),
+            _ => None,
+        };
+        let leaves: Vec<&Tensor<3>> = layer.updates.iter().map(leaf).collect::<Option<_>>()?;
+        (x.dims()[2] == layer.inputs()).then(|| flex::dense(x, layer, &leaves, self.summed))
     }
 }
 
@@ -180,6 +208,32 @@ impl<'a> BurnEngine<'a> {
         }
     }
 
+    fn on_cpu(&self) -> bool {
+        self.backend.kind() == BackendKind::Flex
+    }
+
+    /// γ and β, if they are on no tape and of the right width.
+    fn frozen_norm(&self, norm: &LayerNorm) -> Option<(&Tensor<1>, &Tensor<1>)> {
+        match (self.params.find(&norm.weight())?, self.params.find(&norm.bias())?) {
+            (Param::Vector(g), Param::Vector(b)) => {
+                let fit = [g, b].iter().all(|t| t.dims() == [norm.width] && !t.is_tracked());
+                fit.then_some((g, b))
+            }
+            _ => None,
+        }
+    }
+
+    /// What scores are multiplied with, where attention is the softmax that the CPU has as one operation.
+    fn softmax_factor(&self, spec: &ModelSpec) -> Option<f64> {
+        let temperature = match spec.softmax {
+            Softmax::Exact => 1.0,
+            Softmax::Scaled { temperature } => temperature,
+            _ => return None,
+        };
+        let whole = self.on_cpu() && spec.caps.attention.is_none();
+        whole.then(|| 1.0 / ((spec.hidden / spec.heads) as f64).sqrt() / temperature)
+    }
+
     #[expect(clippy::unused_self, reason = "reads as a method beside `vector`")]
     fn wrong_width(&self, path: &ParamPath, found: Vec<usize>, width: usize) -> EngineError {
         EngineError::ParameterShape { path: path.clone(), found, expected: vec![width] }
@@ -208,45 +262,6 @@ impl<'a> BurnEngine<'a> {
         let index = Tensor::<1, Int>::from_data(TensorData::new(index, [ids.len()]), self.backend.device());
         Ok(table.select(0, index).reshape([batch, tokens, hidden]))
     }
-}
-
-/// `f` on every element, differentiable.
-fn apply<const D: usize>(x: Tensor<D>, f: Func) -> Tensor<D> {
-    match f {
-        Func::Relu => activation::relu(x),
-        Func::Relu6 => x.clamp(0.0, 6.0),
-        Func::Gelu => activation::gelu(x),
-        Func::GeluTanh => {
-            let cubed = x.clone().powi_scalar(3).mul_scalar(0.044715);
-            let inner = (x.clone() + cubed).mul_scalar((2.0 / std::f64::consts::PI).sqrt());
-            x.mul_scalar(0.5) * (inner.tanh().add_scalar(1.0))
-        }
-        Func::BoltGelu => bolt_gelu(x),
-        Func::HardGelu => {
-            let cubed = x.clone().powi_scalar(3).mul_scalar(0.044715);
-            let inner = (x.clone() + cubed).mul_scalar((2.0 / std::f64::consts::PI).sqrt());
-            x.mul_scalar(0.5) * (inner.clamp(-1.0, 1.0).add_scalar(1.0))
-        }
-        Func::HardSwish => x.clone() * x.add_scalar(3.0).clamp(0.0, 6.0).mul_scalar(1.0 / 6.0),
-        Func::Quad => x.clone().square().mul_scalar(0.125) + x.mul_scalar(0.25).add_scalar(0.5),
-        Func::Square => x.square(),
-        Func::Tanh => x.tanh(),
-        Func::SoftCap { cap } => x.mul_scalar(1.0 / cap).tanh().mul_scalar(cap),
-        Func::ExpNonPositive => x.exp(),
-        Func::ExpShifted { shift } => x.sub_scalar(shift).exp(),
-        Func::QuadShift { c } => x.add_scalar(c).square(),
-        other => unreachable!("{other:?} was added to the model without its burn form"),
-    }
-}
-
-fn bolt_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let y = x.clone().abs();
-    let outside = y.clone().greater_scalar(Func::BOLT_GELU_EDGE);
-    let mut poly = y.clone().mul_scalar(Func::BOLT_GELU[0]).add_scalar(Func::BOLT_GELU[1]);
-    for c in &Func::BOLT_GELU[2..] {
-        poly = (poly * y.clone()).add_scalar(*c);
-    }
-    (poly + x.clone().mul_scalar(0.5)).mask_where(outside, activation::relu(x))
 }
 
 impl Engine for BurnEngine<'_> {
@@ -279,24 +294,55 @@ impl Engine for BurnEngine<'_> {
     }
 
     fn map(&mut self, x: &Tensor<3>, f: Func) -> Result<Tensor<3>, EngineError> {
-        if f == Func::Gelu && self.backend.kind() == BackendKind::Flex {
-            return Ok(gelu(x, &self.backend));
+        if f == Func::Gelu && self.on_cpu() {
+            return Ok(flex::gelu(x));
         }
         Ok(apply(x.clone(), f))
     }
 
     fn layer_norm(&mut self, x: &Tensor<3>, norm: &LayerNorm) -> Result<Tensor<3>, EngineError> {
-        let (gamma, beta) = (norm.path.join("weight"), norm.path.join("bias"));
-        if let (Param::Vector(g), Param::Vector(b)) = (self.params.get(&gamma)?, self.params.get(&beta)?)
-            && g.dims()[0] == norm.width
-            && b.dims()[0] == norm.width
-        {
-            return Ok(module::layer_norm(x.clone(), g.clone(), Some(b.clone()), norm.eps));
+        if let Some((gamma, beta)) = self.frozen_norm(norm) {
+            return Ok(if self.on_cpu() {
+                flex::layer_norm(x, gamma, beta, norm.eps)
+            } else {
+                module::layer_norm(x.clone(), gamma.clone(), Some(beta.clone()), norm.eps)
+            });
         }
-        let (gamma, beta) = (self.vector(&gamma, norm.width)?, self.vector(&beta, norm.width)?);
+        let (gamma, beta) = (self.vector(&norm.weight(), norm.width)?, self.vector(&norm.bias(), norm.width)?);
         let centred = x.clone() - x.clone().mean_dim(2);
         let deviation = centred.clone().square().mean_dim(2).add_scalar(norm.eps).sqrt();
         Ok(centred / deviation * gamma + beta)
+    }
+
+    fn add_norm(&mut self, a: &Tensor<3>, b: &Tensor<3>, norm: &LayerNorm, _part: &str) -> Result<Tensor<3>, EngineError> {
+        match self.frozen_norm(norm) {
+            Some((gamma, beta)) if self.on_cpu() => Ok(flex::add_norm(a, b, gamma, beta, norm.eps)),
+            _ => self.layer_norm(&(a.clone() + b.clone()), norm),
+        }
+    }
+
+    fn dense(&mut self, x: &Tensor<3>, layer: &Linear) -> Result<Tensor<3>, EngineError> {
+        match self.params.merged(x, &layer.path, layer.outputs) {
+            Some(y) => Ok(y),
+            None => sprint_model::dense(self, x, layer),
+        }
+    }
+
+    fn attention(&mut self, spec: &ModelSpec, [q, k, v]: [&Tensor<3>; 3]) -> Result<Tensor<3>, EngineError> {
+        match self.softmax_factor(spec) {
+            Some(factor) => Ok(flex::attention([q, k, v], spec.heads, factor, self.batch.batch.lengths())),
+            None => sprint_model::attention(self, spec, q, k, v),
+        }
+    }
+
+    fn self_attention(&mut self, spec: &ModelSpec, x: &Tensor<3>, layers: [&Linear; 3]) -> Result<Tensor<3>, EngineError> {
+        let outputs = layers.iter().map(|l| l.outputs).sum();
+        if let Some(factor) = self.softmax_factor(spec)
+            && let Some(qkv) = self.params.merged(x, &layers[0].path, outputs)
+        {
+            return Ok(flex::packed_attention(&qkv, spec.heads, factor, self.batch.batch.lengths()));
+        }
+        sprint_model::self_attention(self, spec, x, layers)
     }
 
     fn dropout(&mut self, x: &Tensor<3>, p: f64) -> Result<Tensor<3>, EngineError> {

@@ -1,5 +1,7 @@
 //! Exact per-example gradients in one backward pass.
 
+use std::sync::Arc;
+
 use burn::tensor::{Tensor, TensorData};
 use sprint_model::{Batch, ModelSpec, encode_from_and_classify, logits};
 
@@ -9,6 +11,7 @@ use crate::engine::{BurnEngine, EngineError, Param, ParamSet};
 use crate::layout::Layout;
 use crate::loss;
 use crate::lower::LowerStates;
+use crate::merged::{Merged, Merging};
 
 /// Whether gradients are wanted one by one or summed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +25,7 @@ pub(crate) enum Granularity {
 /// Gradients of a physical batch.
 #[derive(Debug)]
 pub(crate) struct Gradients {
-    /// One block a trained parameter, in the layout's order, `[rows, len]` row-major.
+    /// One block a trained parameter, in the layout's order, `[rows, len]` row-major; each row transposed where [`Merging`] says so.
     pub(crate) blocks: Vec<Vec<f32>>,
     /// Examples, or 1 for a sum.
     pub(crate) rows: usize,
@@ -36,22 +39,37 @@ pub(crate) struct Differentiable<'a> {
     pub(crate) backend: &'a Backend,
     pub(crate) frozen: &'a ParamSet,
     pub(crate) layout: &'a Layout,
+    /// Which dense layers are computed merged.
+    pub(crate) merging: &'a Merging,
     /// What the layers below every trained one make of the examples, where it is kept.
     pub(crate) lower: Option<&'a LowerStates>,
 }
 
+/// The trained parameters of one step, merged once for all its physical batches.
+pub(crate) struct Point<'a> {
+    theta: &'a [f32],
+    merged: Arc<Merged>,
+}
+
 impl Differentiable<'_> {
-    /// Gradients at `theta` of the losses of `batch`, whose examples have the indices `examples` in the data; `dropout` is (seed, step).
+    /// The point `theta`.
+    pub(crate) fn at<'a>(&self, theta: &'a [f32]) -> Point<'a> {
+        let updates = self.layout.slices(theta).enumerate().filter(|(at, _)| self.merging.is_transposed(*at));
+        let updates = updates.map(|(_, (p, values))| (p.path.clone(), Param::upload(&p.shape, values, self.backend)));
+        Point { theta, merged: Arc::new(self.merging.merge(self.frozen, &updates.collect())) }
+    }
+
+    /// Gradients at `point` of the losses of `batch`, whose examples have the indices `examples` in the data; `dropout` is (seed, step).
     pub(crate) fn gradients(
         &self,
-        theta: &[f32],
+        point: &Point<'_>,
         batch: &Batch,
         examples: &[usize],
         granularity: Granularity,
         dropout: Option<(u64, u64)>,
     ) -> Result<Gradients, EngineError> {
         let copies = (granularity == Granularity::PerExample).then_some(batch.size());
-        let (params, leaves) = self.leaves(theta, copies);
+        let (params, leaves) = self.leaves(point, copies);
         let masks = dropout.map(|(seed, step)| DropoutMasks::new(seed, step, examples));
         let mut engine = BurnEngine::new(self.backend, params, batch, masks);
         let logits = match self.lower {
@@ -72,13 +90,21 @@ impl Differentiable<'_> {
     }
 
     /// The frozen parameters and one tracked leaf for each trained one.
-    fn leaves(&self, theta: &[f32], copies: Option<usize>) -> (ParamSet, Vec<Param>) {
+    fn leaves(&self, point: &Point<'_>, copies: Option<usize>) -> (ParamSet, Vec<Param>) {
         let mut params = self.frozen.clone();
+        params.merge(point.merged.clone(), copies.is_none());
         let mut leaves = Vec::with_capacity(self.layout.parameters().len());
-        for (parameter, values) in self.layout.slices(theta) {
-            let param = Param::upload(&parameter.shape, values, self.backend);
-            // Expanded before it is tracked: a broadcast of a tracked leaf would sum over examples.
-            let param = copies.filter(|n| *n > 1).map_or(param.clone(), |n| param.per_example(n)).tracked();
+        for (at, (parameter, values)) in self.layout.slices(point.theta).enumerate() {
+            let param = if self.merging.is_transposed(at) {
+                // The values are in the merged weight; this is where the gradient goes.
+                Param::Matrices(Tensor::zeros([1, 1, 1], self.backend.device()))
+            } else {
+                // Uploaded for this tape alone: burn would join the tapes of workers that share a leaf.
+                let param = Param::upload(&parameter.shape, values, self.backend);
+                // Expanded before it is tracked: a broadcast of a tracked leaf would sum over examples.
+                copies.filter(|n| *n > 1).map_or(param.clone(), |n| param.per_example(n))
+            };
+            let param = param.tracked();
             params.insert(parameter.path.clone(), param.clone());
             leaves.push(param);
         }
@@ -120,6 +146,7 @@ mod tests {
         backend: Backend,
         frozen: ParamSet,
         layout: Layout,
+        merging: Merging,
         theta: Vec<f32>,
         examples: Vec<Example>,
     }
@@ -155,22 +182,28 @@ mod tests {
             }),
         };
         let examples = (0..5).map(example).collect();
-        World { frozen: upload(&checkpoint, &backend), spec, backend, layout, theta, examples }
+        let merging = Merging::new(&spec, &layout, &backend);
+        World { frozen: upload(&checkpoint, &backend), spec, backend, layout, merging, theta, examples }
     }
 
     impl World {
+        fn model<'a>(&'a self, merging: &'a Merging) -> Differentiable<'a> {
+            let World { spec, backend, frozen, layout, .. } = self;
+            Differentiable { spec, backend, frozen, layout, merging, lower: None }
+        }
+
         fn gradients(&self, rows: &[usize], tokens: usize, how: Granularity, dropout: Option<(u64, u64)>) -> Gradients {
             let batch = Batch::new(rows.iter().map(|r| &self.examples[*r]), tokens, self.spec.pad_token).expect("a batch");
-            let World { spec, backend, frozen, layout, .. } = self;
-            let model = Differentiable { spec, backend, frozen, layout, lower: None };
-            model.gradients(&self.theta, &batch, rows, how, dropout).expect("a complete model")
+            let model = self.model(&self.merging);
+            model.gradients(&model.at(&self.theta), &batch, rows, how, dropout).expect("a complete model")
         }
 
         fn row(&self, gradients: &Gradients, row: usize) -> Vec<f32> {
             let slice =
                 |block: &Vec<f32>| block[row * block.len() / gradients.rows..(row + 1) * block.len() / gradients.rows].to_vec();
-            let out: Vec<f32> = gradients.blocks.iter().flat_map(slice).collect();
+            let mut out: Vec<f32> = gradients.blocks.iter().flat_map(slice).collect();
             assert_eq!(out.len(), self.layout.dim());
+            self.merging.straighten(&self.layout, &mut out);
             out
         }
     }
@@ -252,9 +285,8 @@ mod tests {
                 let mut theta = w.theta.clone();
                 theta[at] += delta;
                 let batch = Batch::new([&w.examples[2]], 9, 0).expect("a batch");
-                let model =
-                    Differentiable { spec: &w.spec, backend: &w.backend, frozen: &w.frozen, layout: &w.layout, lower: None };
-                model.gradients(&theta, &batch, &[2], Granularity::Sum, None).expect("complete").losses[0]
+                let model = w.model(&w.merging);
+                model.gradients(&model.at(&theta), &batch, &[2], Granularity::Sum, None).expect("complete").losses[0]
             };
             let numeric = (loss(h) - loss(-h)) / (2.0 * h);
             assert!((numeric - gradient).abs() <= 2e-2 * scale + 1e-4, "{name} at {at}: {numeric} and {gradient}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use sprint_dp::mechanism::GridMechanism;
+use sprint_dp::mechanism::{GridMechanism, NoisyMean};
 use sprint_model::{Batch, Bucket, Checkpoint, Example, ModelSpec, ParamPath, Parameter, Part, TensorData};
 
 use crate::budget::Budget;
@@ -16,6 +16,7 @@ use crate::eval::upload;
 use crate::layout::Layout;
 use crate::lower::LowerStates;
 use crate::mechanics::Mechanics;
+use crate::merged::Merging;
 use crate::optim::Optimiser;
 use crate::per_sample::{Differentiable, Granularity};
 use crate::snapshot::{Snapshot, SnapshotError};
@@ -36,6 +37,7 @@ pub(crate) struct Run<'a> {
     pub(crate) layout: Layout,
     backend: Backend,
     frozen: ParamSet,
+    merging: Merging,
     lower: Option<LowerStates>,
     workers: Workers,
     pub(crate) theta: Vec<f32>,
@@ -60,12 +62,14 @@ impl<'a> Run<'a> {
         let rates = layout.parameters().iter().flat_map(|p| vec![rate(p); p.len()]).collect();
         let optimiser = Optimiser::new(config.optimiser, rates);
         let workers = Workers::new(config.threads)?;
+        let merging = Merging::new(model.spec(), &layout, &backend);
         Ok(Self {
             examples,
             spec: model.spec().clone(),
             layout,
             backend,
             frozen,
+            merging,
             lower: None,
             workers,
             theta,
@@ -128,11 +132,18 @@ impl<'a> Run<'a> {
         let rejected = noisy.mechanism.rejected();
         let divisor = mechanics.divisor(noisy.plan.expected_batch(), batch.len());
         let mean = noisy.mechanism.finish(charge, source)?.mean(divisor);
-        Ok(Outcome { mean: mean.values().to_vec(), noise_variance: mean.noise_variance(), loss: None, rejected })
+        Ok(Outcome { mean: self.released(&mean), noise_variance: mean.noise_variance(), loss: None, rejected })
+    }
+
+    /// A released gradient in the layout's order.
+    pub(crate) fn released(&self, mean: &NoisyMean) -> Vec<f32> {
+        let mut values = mean.values().to_vec();
+        self.merging.straighten(&self.layout, &mut values);
+        values
     }
 
     /// Adds every example's clipped gradient to the mechanism. Sums are of integers, so neither the cut into physical batches nor the order
-    /// of threads changes them.
+    /// of threads changes them. What is released of them is to go through [`Run::released`].
     pub(crate) fn accumulate(
         &self,
         batch: &[usize],
@@ -140,11 +151,11 @@ impl<'a> Run<'a> {
         mechanism: &mut GridMechanism,
     ) -> Result<(), TrainError> {
         let cuts = self.cut(batch, self.private_rows(config));
+        let point = self.model().at(&self.theta);
         let mechanism = Mutex::new(mechanism);
         let add = |(): &mut (), item: usize| -> Result<(), TrainError> {
             let (physical, rows) = self.physical(batch, &cuts[item])?;
-            let gradients =
-                self.model().gradients(&self.theta, &physical, &rows, Granularity::PerExample, self.dropout(config))?;
+            let gradients = self.model().gradients(&point, &physical, &rows, Granularity::PerExample, self.dropout(config))?;
             let slabs: Vec<&[f32]> = gradients.blocks.iter().map(Vec::as_slice).collect();
             let mut mechanism = mechanism.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             Ok(mechanism.accumulate_batch(gradients.rows, &slabs, None)?)
@@ -156,12 +167,14 @@ impl<'a> Run<'a> {
     /// The sum of gradients and of losses, without clipping.
     pub(crate) fn summed(&self, batch: &[usize], config: &TrainConfig) -> Result<(Vec<f64>, f64), TrainError> {
         let cuts = self.cut(batch, config.microbatch);
+        let point = self.model().at(&self.theta);
         let empty = || (vec![0.0_f64; self.layout.dim()], 0.0_f64);
         let add = |(sum, loss): &mut (Vec<f64>, f64), item: usize| -> Result<(), TrainError> {
             let (physical, rows) = self.physical(batch, &cuts[item])?;
-            let gradients = self.model().gradients(&self.theta, &physical, &rows, Granularity::Sum, self.dropout(config))?;
-            let values = gradients.blocks.iter().flatten();
-            sum.iter_mut().zip(values).for_each(|(s, g)| *s += f64::from(*g));
+            let gradients = self.model().gradients(&point, &physical, &rows, Granularity::Sum, self.dropout(config))?;
+            let mut values = gradients.blocks.concat();
+            self.merging.straighten(&self.layout, &mut values);
+            sum.iter_mut().zip(values).for_each(|(s, g)| *s += f64::from(g));
             *loss += gradients.losses.iter().map(|l| f64::from(*l)).sum::<f64>();
             Ok(())
         };
@@ -239,6 +252,7 @@ impl<'a> Run<'a> {
             backend: &self.backend,
             frozen: &self.frozen,
             layout: &self.layout,
+            merging: &self.merging,
             lower: self.lower.as_ref(),
         }
     }
