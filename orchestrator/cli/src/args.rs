@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sprint_artifacts::remote::RemoteUrl;
 
-pub(crate) use self::bench::{BenchCommand, BenchMpcArgs, BenchTrainArgs, GateMode, Lengths, LinkName, TrainMode, WeightsName};
+pub(crate) use self::bench::{
+    BenchCommand, BenchMpcArgs, BenchTrainArgs, GateMode, HeadName, Lengths, LinkName, TrainMode, WeightsName,
+};
 pub(crate) use self::inference::{
     CalibrateArgs, DealerCommand, EmbedArgs, EngineName, InferArgs, Ownership, PrecomputeArgs, ServedArgs,
 };

@@ -64,6 +64,15 @@ pub(crate) enum Lengths {
     Sst2,
 }
 
+/// What reads the encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HeadName {
+    /// The published encoders' and the baseline's: the first token, a dense layer, then the classes.
+    Published,
+    /// One layer on the mean of the tokens, which is what `finetune` trains unless told otherwise.
+    Linear,
+}
+
 /// `bench mpc`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchMpcArgs {
@@ -99,7 +108,7 @@ pub(crate) struct BenchMpcArgs {
 /// `bench train`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchTrainArgs {
-    /// `roberta-base` with random weights, or a model directory.
+    /// The name of a published shape (`roberta-base`, `minilm-l6`), whose weights are random, or a model directory.
     #[arg(long, default_value = "roberta-base")]
     pub(crate) model: String,
     /// Tokens.
@@ -114,6 +123,9 @@ pub(crate) struct BenchTrainArgs {
     /// How long the examples are.
     #[arg(long, value_enum, default_value = "fixed")]
     pub(crate) lengths: Lengths,
+    /// What reads the encoder.
+    #[arg(long, value_enum, default_value = "published")]
+    pub(crate) head: HeadName,
     /// Examples in a step; twice the physical batch unless given, 16 times with `--lengths sst2`.
     #[arg(long, value_name = "N")]
     pub(crate) batch: Option<NonZeroUsize>,

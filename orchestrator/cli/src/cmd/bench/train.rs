@@ -1,10 +1,10 @@
 //! `bench train`: fine-tuning steps on random weights.
 
-use sprint_train::{BenchRequest, BenchResult, TrainConfig, TrainError, bench_train};
+use sprint_train::{BenchRequest, BenchResult, HeadConfig, TrainConfig, TrainError, bench_train};
 
 use super::clocks::Clocks;
 use super::{Subject, lengths, published_head};
-use crate::args::{BenchTrainArgs, Lengths, TrainMode};
+use crate::args::{BenchTrainArgs, HeadName, Lengths, TrainMode};
 use crate::failure::{Code, Failure};
 use crate::ui::{bytes, out, seconds};
 
@@ -19,7 +19,11 @@ pub(super) fn run(args: &BenchTrainArgs) -> Result<Code, Failure> {
         Lengths::Fixed => vec![seq; args.batch.map_or(2 * microbatch, std::num::NonZero::get)],
         Lengths::Sst2 => lengths::sst2(args.batch.map_or(16 * microbatch, std::num::NonZero::get), seq),
     };
-    let recipe = TrainConfig { head: published_head(), ..TrainConfig::default() };
+    let head = match args.head {
+        HeadName::Published => published_head(),
+        HeadName::Linear => HeadConfig::default(),
+    };
+    let recipe = TrainConfig { head, ..TrainConfig::default() };
     let privacy = recipe.privacy.filter(|_| args.mode == TrainMode::Private);
     let request = BenchRequest {
         base: subject.spec().clone(),
