@@ -7,9 +7,10 @@ use sprint_model::{Bucket, buckets_by_length};
 use crate::device::BackendKind;
 use crate::eval::LENGTH_MULTIPLE;
 
-/// The most padded tokens of one physical batch on the CPU. More would push a layer's activations out of the shared cache, fewer would pack
-/// the weights for too few rows: of 256, 512, 1024 and 2048 tokens the middle two take the fewest processor seconds at 768 channels.
-const CPU_TOKENS: usize = 768;
+/// The most padded tokens of one physical batch on the CPU. More would push a layer's activations out of the caches and its temporaries out of
+/// the allocator's, fewer would pack the weights for too few rows: of 256, 384, 512, 768 and 1024 tokens the first two take the fewest processor
+/// seconds, at 384 channels and at 768.
+const CPU_TOKENS: usize = 384;
 
 /// Physical batches of at most `rows` examples, longest first so that workers finish together.
 ///

@@ -25,12 +25,19 @@ pub(crate) enum Granularity {
 /// Gradients of a physical batch.
 #[derive(Debug)]
 pub(crate) struct Gradients {
-    /// One block a trained parameter, in the layout's order, `[rows, len]` row-major; each row transposed where [`Merging`] says so.
-    pub(crate) blocks: Vec<Vec<f32>>,
+    /// As burn has them: a vector would be a copy.
+    blocks: Vec<TensorData>,
     /// Examples, or 1 for a sum.
     pub(crate) rows: usize,
     /// The loss of each example.
     pub(crate) losses: Vec<f32>,
+}
+
+impl Gradients {
+    /// One block a trained parameter, in the layout's order, `[rows, len]` row-major; each row transposed where [`Merging`] says so.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = &[f32]> {
+        self.blocks.iter().map(|block| block.as_slice::<f32>().expect("the trainer's tensors are f32"))
+    }
 }
 
 /// A model with frozen parameters on a device, differentiable in those of a layout.
@@ -114,9 +121,9 @@ impl Differentiable<'_> {
 
 impl Param {
     /// The gradient of a tracked leaf, if the loss depends on it.
-    fn gradient(&self, tape: &mut burn::tensor::Gradients) -> Option<Vec<f32>> {
-        fn of<const D: usize>(leaf: &Tensor<D>, tape: &mut burn::tensor::Gradients) -> Option<Vec<f32>> {
-            leaf.grad_remove(tape).map(read)
+    fn gradient(&self, tape: &mut burn::tensor::Gradients) -> Option<TensorData> {
+        fn of<const D: usize>(leaf: &Tensor<D>, tape: &mut burn::tensor::Gradients) -> Option<TensorData> {
+            leaf.grad_remove(tape).map(Tensor::into_data)
         }
         match self {
             Self::Matrix(t) => of(t, tape),
@@ -200,8 +207,8 @@ mod tests {
 
         fn row(&self, gradients: &Gradients, row: usize) -> Vec<f32> {
             let slice =
-                |block: &Vec<f32>| block[row * block.len() / gradients.rows..(row + 1) * block.len() / gradients.rows].to_vec();
-            let mut out: Vec<f32> = gradients.blocks.iter().flat_map(slice).collect();
+                |block: &[f32]| block[row * block.len() / gradients.rows..(row + 1) * block.len() / gradients.rows].to_vec();
+            let mut out: Vec<f32> = gradients.blocks().flat_map(slice).collect();
             assert_eq!(out.len(), self.layout.dim());
             self.merging.straighten(&self.layout, &mut out);
             out

@@ -156,7 +156,7 @@ impl<'a> Run<'a> {
         let add = |(): &mut (), item: usize| -> Result<(), TrainError> {
             let (physical, rows) = self.physical(batch, &cuts[item])?;
             let gradients = self.model().gradients(&point, &physical, &rows, Granularity::PerExample, self.dropout(config))?;
-            let slabs: Vec<&[f32]> = gradients.blocks.iter().map(Vec::as_slice).collect();
+            let slabs: Vec<&[f32]> = gradients.blocks().collect();
             let mut mechanism = mechanism.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             Ok(mechanism.accumulate_batch(gradients.rows, &slabs, None)?)
         };
@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
         let add = |(sum, loss): &mut (Vec<f64>, f64), item: usize| -> Result<(), TrainError> {
             let (physical, rows) = self.physical(batch, &cuts[item])?;
             let gradients = self.model().gradients(&point, &physical, &rows, Granularity::Sum, self.dropout(config))?;
-            let mut values = gradients.blocks.concat();
+            let mut values = gradients.blocks().collect::<Vec<_>>().concat();
             self.merging.straighten(&self.layout, &mut values);
             sum.iter_mut().zip(values).for_each(|(s, g)| *s += f64::from(g));
             *loss += gradients.losses.iter().map(|l| f64::from(*l)).sum::<f64>();
