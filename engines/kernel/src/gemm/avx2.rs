@@ -7,28 +7,28 @@
 //! x·y = x0·y0 + 2^32 (x0·y1 + x1·y0)          mod 2^64   for a word y.
 //! ```
 //!
-//! Every term is a sum of products of halves, which one inner loop computes: up to six rows and eight columns of sums in registers. Sums wrap mod
-//! 2^64, which is what is wanted of the low ones; of the high ones only the residue mod 2^32 counts. Both matrices are packed as for
-//! AVX-512: `a` in tiles `[k, rows]` of words in two halves, `b` in panels of [`WIDTH`] halves, in one plane for weights and two for words.
+//! Of the high terms only the residue mod 2^32 counts, so `vpmulld` makes them, eight columns a register; of the low one `vpmuldq` makes the
+//! whole products, four columns a register, and their sums wrap mod 2^64. Both matrices are packed as for AVX-512: `a` in tiles
+//! `[k, rows]` of words in two halves, `b` in panels of [`WIDTH`] halves, in one plane for weights and two for words.
 
 use super::blocking::{Block, Out, blocks, pack_tiles};
 use super::panel::{self, WIDTH};
 use super::portable;
 use core::arch::x86_64::{
-    __m256i, _mm256_add_epi64, _mm256_loadu_si256, _mm256_mul_epi32, _mm256_permute2x128_si256, _mm256_set1_epi32,
-    _mm256_setzero_si256, _mm256_slli_epi64, _mm256_srli_epi64, _mm256_storeu_si256, _mm256_unpackhi_epi64,
-    _mm256_unpacklo_epi64,
+    __m256i, _mm256_add_epi32, _mm256_add_epi64, _mm256_and_si256, _mm256_loadu_si256, _mm256_mul_epi32, _mm256_mullo_epi32,
+    _mm256_permute2x128_si256, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_slli_epi64, _mm256_srli_epi64,
+    _mm256_storeu_si256, _mm256_unpackhi_epi64, _mm256_unpacklo_epi64,
 };
 use rayon::prelude::*;
 
 /// Rows of a tile: with two registers of columns 12 sums, which leaves room for the operands among 16 registers.
 const TILE: usize = 6;
 
-/// Columns of the inner loop: two registers of four sums.
+/// Columns of the inner loop for whole products: two registers of four sums.
 const COLUMNS: usize = 8;
 
-/// Steps of `k` between visits to the output: a panel's slice of 16 KiB and a tile's 12 KiB fit a first-level cache.
-const DEPTH: usize = 256;
+/// Steps of `k` between visits to the output: a panel's slice of 8 KiB and a tile's 6 KiB fit a first-level cache.
+const DEPTH: usize = 128;
 
 /// A right-hand matrix in panels of halves.
 #[derive(Clone, Copy)]
@@ -99,24 +99,20 @@ unsafe fn multiply_block(tiles: &[u64], b: Panels<'_>, m: usize, k: usize, out: 
             let depth = DEPTH.min(k - start);
             for t in block.tiles.0..block.tiles.1 {
                 let rows = (m - t * TILE).min(TILE);
-                for first in (panel * WIDTH..out.columns.min((panel + 1) * WIDTH)).step_by(COLUMNS) {
-                    let from = (panel * k + start) * WIDTH + first % WIDTH;
-                    // SAFETY: tile `t` has `rows · k` words and `start + depth ≤ k`; the panel has `k · WIDTH` halves, of which step
-                    // `l` of the loop reads eight from `l · WIDTH + first % WIDTH` on. The cells from row `t · TILE` and column
-                    // `first` on are inside the output for `rows` rows and `width` columns.
-                    unsafe {
-                        let a = tiles.as_ptr().add(t * TILE * k + start * rows);
-                        let tile = Tile {
-                            a: a.cast(),
-                            depth,
-                            out: out.start.add(t * TILE * out.columns + first),
-                            columns: out.columns,
-                            width: (out.columns - first).min(COLUMNS),
-                        };
-                        match b {
-                            Panels::Weights(w) => tile.add(rows, [w.as_ptr().add(from)]),
-                            Panels::Words([low, high]) => tile.add(rows, [low.as_ptr().add(from), high.as_ptr().add(from)]),
-                        }
+                let from = (panel * k + start) * WIDTH;
+                // SAFETY: tile `t` has `rows · k` words and `start + depth ≤ k`; the panel has `k · WIDTH` halves. The cells from row
+                // `t · TILE` and column `panel · WIDTH` on are inside the output for `rows` rows and `width` columns.
+                unsafe {
+                    let tile = Tile {
+                        a: tiles.as_ptr().add(t * TILE * k + start * rows).cast(),
+                        depth,
+                        out: out.start.add(t * TILE * out.columns + panel * WIDTH),
+                        columns: out.columns,
+                        width: (out.columns - panel * WIDTH).min(WIDTH),
+                    };
+                    match b {
+                        Panels::Weights(w) => tile.add(rows, [w.as_ptr().add(from)]),
+                        Panels::Words([low, high]) => tile.add(rows, [low.as_ptr().add(from), high.as_ptr().add(from)]),
                     }
                 }
             }
@@ -135,14 +131,15 @@ struct Tile {
     width: usize,
 }
 
+/// The sums of a row in two registers.
 type Sums<const ROWS: usize> = [[__m256i; 2]; ROWS];
 
 impl Tile {
     /// Adds the product with a panel's slice, given as one plane or two.
     ///
     /// # Safety
-    /// `a` has `2 · rows · depth` readable halves, each plane eight at every `l · WIDTH` for `l < depth`, `out` has `rows` rows of `width`
-    /// columns at distance `columns`, rows are 1 to [`TILE`], and the CPU has AVX2.
+    /// `a` has `2 · rows · depth` and each plane `WIDTH · depth` readable halves, `out` has `rows` rows of `width` columns at distance
+    /// `columns`, rows are 1 to [`TILE`], and the CPU has AVX2.
     #[target_feature(enable = "avx2")]
     unsafe fn add<const PLANES: usize>(self, rows: usize, b: [*const i32; PLANES]) {
         // SAFETY: the same contract.
@@ -163,36 +160,37 @@ impl Tile {
     /// As [`Tile::add`], with `rows = ROWS`.
     #[target_feature(enable = "avx2")]
     unsafe fn add_rows<const ROWS: usize, const PLANES: usize>(self, b: [*const i32; PLANES]) {
-        // SAFETY: the same contract; the high halves of `a` lie beside the low ones.
+        let zero = [[_mm256_setzero_si256(); 2]; ROWS];
+        // SAFETY: the same contract; the high halves of `a` lie beside the low ones, the columns of a half panel beside the others'.
         unsafe {
-            let high = self.a.add(1);
-            let zero = [[_mm256_setzero_si256(); 2]; ROWS];
-            let mut upper = products(zero, high, b[0], self.depth);
+            let mut upper = residues(zero, self.a.add(1), b[0], self.depth);
             if PLANES == 2 {
-                upper = products(upper, self.a, b[1], self.depth);
+                upper = residues(upper, self.a, b[1], self.depth);
             }
-            for row in &mut upper {
-                *row = row.map(|sum| _mm256_slli_epi64::<32>(sum));
+            for half in 0..self.width.div_ceil(COLUMNS) {
+                let high = _mm256_set1_epi64x(!0 << 32);
+                let start = upper.map(|row| [_mm256_slli_epi64::<32>(row[half]), _mm256_and_si256(row[half], high)]);
+                let sums = products(start, self.a, b[0].add(COLUMNS * half), self.depth);
+                self.finish(&sums, half);
             }
-            let sums = products(upper, self.a, b[0], self.depth);
-            self.finish(&sums);
         }
     }
 
-    /// Adds a tile's sums to the output.
+    /// Adds the sums of half a panel's columns to the output.
     ///
     /// # Safety
-    /// As [`Tile::add`], with `rows = ROWS`.
+    /// As [`Tile::add`], with `rows = ROWS`; the half has columns.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn finish<const ROWS: usize>(self, sums: &Sums<ROWS>) {
+    unsafe fn finish<const ROWS: usize>(self, sums: &Sums<ROWS>, half: usize) {
         for (r, [even, odd]) in sums.iter().enumerate() {
             let (low, high) = (_mm256_unpacklo_epi64(*even, *odd), _mm256_unpackhi_epi64(*even, *odd));
             let words = [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)];
+            let width = (self.width - COLUMNS * half).min(COLUMNS);
             // SAFETY: the row's `width` columns are promised; all eight are accessed only if there are eight.
             unsafe {
-                let to = self.out.add(r * self.columns);
-                if self.width == COLUMNS {
+                let to = self.out.add(r * self.columns + COLUMNS * half);
+                if width == COLUMNS {
                     for (c, sum) in words.into_iter().enumerate() {
                         let to = to.add(4 * c);
                         _mm256_storeu_si256(to.cast(), _mm256_add_epi64(sum, _mm256_loadu_si256(to.cast())));
@@ -201,7 +199,7 @@ impl Tile {
                     let mut row = [0u64; COLUMNS];
                     _mm256_storeu_si256(row.as_mut_ptr().cast(), words[0]);
                     _mm256_storeu_si256(row.as_mut_ptr().add(4).cast(), words[1]);
-                    for (c, sum) in row[..self.width].iter().enumerate() {
+                    for (c, sum) in row[..width].iter().enumerate() {
                         *to.add(c) = (*to.add(c)).wrapping_add(*sum);
                     }
                 }
@@ -210,7 +208,7 @@ impl Tile {
     }
 }
 
-/// `sums[r, c] += Σ_l a[l, r]·b[l, c]` for halves; the sums of a row are those of the even columns, then those of the odd ones.
+/// `sums[r, c] += Σ_l a[l, r]·b[l, c]` for halves and eight columns; the sums of a row are those of the even columns, then those of the odd ones.
 ///
 /// # Safety
 /// `a` has a readable half at every `2 · (l · ROWS + r)`, `b` eight at every `l · WIDTH`, for `l < depth`; the CPU has AVX2.
@@ -226,6 +224,27 @@ unsafe fn products<const ROWS: usize>(mut sums: Sums<ROWS>, a: *const i32, b: *c
             let x = _mm256_set1_epi32(unsafe { *a.add(2 * (l * ROWS + r)) });
             *at_even = _mm256_add_epi64(*at_even, _mm256_mul_epi32(x, even));
             *at_odd = _mm256_add_epi64(*at_odd, _mm256_mul_epi32(x, odd));
+        }
+    }
+    sums
+}
+
+/// `sums[r, c] += Σ_l a[l, r]·b[l, c] mod 2^32` for halves and sixteen columns.
+///
+/// # Safety
+/// As [`products`], with sixteen halves at every `l · WIDTH` of `b`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn residues<const ROWS: usize>(mut sums: Sums<ROWS>, a: *const i32, b: *const i32, depth: usize) -> Sums<ROWS> {
+    for l in 0..depth {
+        // SAFETY: inside the promised ranges; the loads need no alignment.
+        let columns = unsafe { [b.add(l * WIDTH), b.add(l * WIDTH + COLUMNS)].map(|b| _mm256_loadu_si256(b.cast())) };
+        for (r, row) in sums.iter_mut().enumerate() {
+            // SAFETY: inside the promised range.
+            let x = _mm256_set1_epi32(unsafe { *a.add(2 * (l * ROWS + r)) });
+            for (sum, b) in row.iter_mut().zip(columns) {
+                *sum = _mm256_add_epi32(*sum, _mm256_mullo_epi32(x, b));
+            }
         }
     }
     sums

@@ -1,6 +1,8 @@
 //! Packing of `n`-bit words on the wire: little-endian bit order, no gap between words, zero bits after the last one.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod vbmi;
 
 #[cfg(target_arch = "x86_64")]
@@ -89,10 +91,16 @@ fn pack_groups(bits: u32, words: &[u64], out: &mut Vec<u8>) -> usize {
 /// Appends the first groups of eight words, as [`pack_groups`].
 fn unpack_groups(bits: u32, bytes: &[u8], words: usize, out: &mut Vec<u64>) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if (2..=NARROW).contains(&bits) && Cpu::detected().vbmi {
+    if (2..=NARROW).contains(&bits) && (Cpu::detected().vbmi || Cpu::detected().avx2) {
         out.reserve(words);
-        // SAFETY: AVX-512 F, BW and VBMI were detected.
-        let done = unsafe { vbmi::unpack(bits, bytes, &mut out.spare_capacity_mut()[..words]) };
+        let spare = &mut out.spare_capacity_mut()[..words];
+        let done = if Cpu::detected().vbmi {
+            // SAFETY: AVX-512 F, BW and VBMI were detected.
+            unsafe { vbmi::unpack(bits, bytes, spare) }
+        } else {
+            // SAFETY: AVX2 was detected.
+            unsafe { avx2::unpack(bits, bytes, spare) }
+        };
         // SAFETY: so many words of the spare capacity were written.
         unsafe { out.set_len(out.len() + done) };
         return done;
