@@ -200,17 +200,32 @@ mod tests {
         }
 
         fn gradients(&self, rows: &[usize], tokens: usize, how: Granularity, dropout: Option<(u64, u64)>) -> Gradients {
+            self.gradients_merging(&self.merging, rows, tokens, how, dropout)
+        }
+
+        fn gradients_merging(
+            &self,
+            merging: &Merging,
+            rows: &[usize],
+            tokens: usize,
+            how: Granularity,
+            dropout: Option<(u64, u64)>,
+        ) -> Gradients {
             let batch = Batch::new(rows.iter().map(|r| &self.examples[*r]), tokens, self.spec.pad_token).expect("a batch");
-            let model = self.model(&self.merging);
+            let model = self.model(merging);
             model.gradients(&model.at(&self.theta), &batch, rows, how, dropout).expect("a complete model")
         }
 
         fn row(&self, gradients: &Gradients, row: usize) -> Vec<f32> {
+            self.row_merging(&self.merging, gradients, row)
+        }
+
+        fn row_merging(&self, merging: &Merging, gradients: &Gradients, row: usize) -> Vec<f32> {
             let slice =
                 |block: &[f32]| block[row * block.len() / gradients.rows..(row + 1) * block.len() / gradients.rows].to_vec();
             let mut out: Vec<f32> = gradients.blocks().flat_map(slice).collect();
             assert_eq!(out.len(), self.layout.dim());
-            self.merging.straighten(&self.layout, &mut out);
+            merging.straighten(&self.layout, &mut out);
             out
         }
     }
@@ -240,6 +255,40 @@ mod tests {
                 assert!((together.losses[i] - alone.losses[0]).abs() < 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn merged_layers_give_the_gradients_of_the_layers_as_they_are_written() {
+        for pooling in [Pooling::Mean, Pooling::First] {
+            for names in [&["all-linear"][..], &["query", "value", "intermediate"], &["key"]] {
+                let w = world(Tuning::Lora { freeze_a: true }, &[], |spec| {
+                    spec.lora.as_mut().expect("set").targets = TargetModules::from_names(names).expect("known");
+                    spec.head.as_mut().expect("set").pooling = pooling;
+                });
+                let merged = (0..w.layout.parameters().len()).filter(|at| w.merging.is_transposed(*at)).count();
+                assert_eq!(merged, w.layout.parameters().iter().filter(|p| p.part == sprint_model::Part::LoraB).count());
+                for how in [Granularity::PerExample, Granularity::Sum] {
+                    let got = w.gradients(&ALL, 9, how, None);
+                    let written = Merging::default();
+                    let wanted = w.gradients_merging(&written, &ALL, 9, how, None);
+                    for row in 0..got.rows {
+                        let distance = distance(&w.row_merging(&written, &wanted, row), &w.row(&got, row));
+                        assert!(distance < 2e-5, "{names:?}, {pooling:?}, {how:?}: {distance} in row {row}");
+                    }
+                    assert!(got.losses.iter().zip(&wanted.losses).all(|(a, b)| (a - b).abs() < 1e-5));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dropout_before_a_and_what_is_trained_beside_b_are_not_merged() {
+        let none = |w: &World| (0..w.layout.parameters().len()).all(|at| !w.merging.is_transposed(at));
+        assert!(none(&world(Tuning::Lora { freeze_a: false }, &[], |_| ())));
+        assert!(none(&world(Tuning::Lora { freeze_a: true }, &[], |spec| {
+            spec.lora.as_mut().expect("set").dropout = 0.1;
+        })));
+        assert!(none(&world(Tuning::Lora { freeze_a: true }, &["encoder"], |_| ())));
     }
 
     #[test]
