@@ -94,6 +94,16 @@ pub enum TuningConfig {
     Full,
 }
 
+impl TuningConfig {
+    /// The width of the subspaces in which `B` is trained, if not the whole.
+    pub(crate) fn public_basis(&self) -> Option<usize> {
+        match self {
+            Self::Lora(lora) => lora.public_basis,
+            Self::Head | Self::Full => None,
+        }
+    }
+}
+
 impl Default for TuningConfig {
     fn default() -> Self {
         Self::Lora(LoraConfig::default())
@@ -118,6 +128,8 @@ pub struct LoraConfig {
     pub a_init: AInit,
     /// Whether `A` keeps its initial value (frozen-A LoRA, Sun et al. 2024).
     pub freeze_a: bool,
+    /// Trains each `B` within so many directions in which the public texts have gradients; `null` trains all of it.
+    pub public_basis: Option<usize>,
 }
 
 impl Default for LoraConfig {
@@ -130,6 +142,7 @@ impl Default for LoraConfig {
             first_layer: 0,
             a_init: AInit::default(),
             freeze_a: true,
+            public_basis: None,
         }
     }
 }

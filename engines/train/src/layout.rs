@@ -1,13 +1,19 @@
 //! Where each trained parameter lies in the flat vector that optimisers and mechanisms work on.
 
+use std::collections::BTreeMap;
+
 use sprint_model::{ModelSpec, ParamPath, Parameter, Part, Tuning};
 
+use crate::basis::Basis;
+
 /// The trained parameters in the model's order, concatenated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
     parameters: Vec<Parameter>,
     offsets: Vec<usize>,
     dim: usize,
+    /// Of the parameters that are trained within a subspace: the flat vector holds `R`, their value is `U·R`.
+    bases: BTreeMap<ParamPath, Basis>,
 }
 
 impl Layout {
@@ -21,14 +27,57 @@ impl Layout {
             return Err(unmatched.clone());
         }
         let trained = |p: &Parameter| tuning.trains(p) || also.iter().any(|name| names(name, &p.path));
-        let parameters: Vec<Parameter> = all.into_iter().filter(trained).collect();
+        Ok(Self::of(all.into_iter().filter(trained).collect(), BTreeMap::new()))
+    }
+
+    fn of(parameters: Vec<Parameter>, bases: BTreeMap<ParamPath, Basis>) -> Self {
         let mut offsets = Vec::with_capacity(parameters.len());
         let mut dim = 0;
         for parameter in &parameters {
             offsets.push(dim);
             dim += parameter.len();
         }
-        Ok(Self { parameters, offsets, dim })
+        Self { parameters, offsets, dim, bases }
+    }
+
+    /// The same parameters, those that have a basis as `U·R` with `R[width, columns]` in the flat vector.
+    pub(crate) fn within(self, bases: BTreeMap<ParamPath, Basis>) -> Self {
+        let mut parameters = self.parameters;
+        for parameter in &mut parameters {
+            if let Some(basis) = bases.get(&parameter.path) {
+                parameter.shape[0] = basis.width;
+            }
+        }
+        Self::of(parameters, bases)
+    }
+
+    /// The subspace that a parameter is trained in, if not the whole.
+    pub(crate) fn basis(&self, path: &ParamPath) -> Option<&Basis> {
+        self.bases.get(path)
+    }
+
+    /// All subspaces, in the order of their parameters' names.
+    pub(crate) fn bases(&self) -> &BTreeMap<ParamPath, Basis> {
+        &self.bases
+    }
+
+    /// The same subspaces with the values that a snapshot holds, one after the other; another machine may have rounded them differently.
+    /// `None` if there are not so many.
+    pub(crate) fn with_bases(mut self, values: &[f32]) -> Option<Self> {
+        let mut rest = values;
+        for basis in self.bases.values_mut() {
+            let (own, after) = rest.split_at_checked(basis.values.len())?;
+            (basis.values, rest) = (own.into(), after);
+        }
+        rest.is_empty().then_some(self)
+    }
+
+    /// A parameter's shape and value, given its slice of the flat vector.
+    pub(crate) fn value(&self, parameter: &Parameter, slice: &[f32]) -> (Vec<usize>, Vec<f32>) {
+        match self.basis(&parameter.path) {
+            Some(basis) => (vec![basis.outputs, parameter.shape[1]], basis.expand(slice)),
+            None => (parameter.shape.clone(), slice.to_vec()),
+        }
     }
 
     /// The length of the flat vector.
@@ -36,7 +85,7 @@ impl Layout {
         self.dim
     }
 
-    /// The trained parameters, in order.
+    /// The trained parameters, in order, with the shapes that they have in the flat vector.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }

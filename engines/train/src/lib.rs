@@ -5,6 +5,7 @@
 //! its noise is drawn; nothing but the trained parameters leaves a private run (no losses, no batch sizes); snapshots hold no keys.
 
 mod audit;
+mod basis;
 mod bench;
 mod budget;
 mod centre;

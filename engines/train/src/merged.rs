@@ -17,6 +17,8 @@ pub(crate) struct Merging {
     groups: Vec<Vec<Linear>>,
     /// For each trained parameter, whether its gradient comes transposed.
     transposed: Vec<bool>,
+    /// The subspaces in which updates are trained.
+    bases: BTreeMap<ParamPath, Tensor<2>>,
 }
 
 /// The layers of a [`Merging`] at one θ.
@@ -47,7 +49,8 @@ impl Merging {
         let merged =
             |path: &ParamPath| groups.iter().flatten().any(|l| l.lora.is_some_and(|lora| l.lora_b(&lora).weight() == *path));
         let transposed = layout.parameters().iter().map(|p| merged(&p.path)).collect();
-        Self { groups, transposed }
+        let bases = layout.bases().iter().map(|(path, basis)| (path.clone(), basis.upload(backend))).collect();
+        Self { groups, transposed, bases }
     }
 
     /// Whether the gradient of the layout's parameter `at` comes transposed.
@@ -70,10 +73,15 @@ impl Merging {
         }
     }
 
+    /// The subspace that the parameter is trained in, `[rows, width]`, if not the whole.
+    pub(crate) fn basis(&self, path: &ParamPath) -> Option<&Tensor<2>> {
+        self.bases.get(path)
+    }
+
     /// The layers' weights, where `updates` holds the trained parameters that come transposed and `frozen` all others.
     pub(crate) fn merge(&self, frozen: &ParamSet, updates: &BTreeMap<ParamPath, Param>) -> Merged {
         let get = |path: &ParamPath| updates.get(path).or_else(|| frozen.find(path));
-        let merged = self.groups.iter().filter_map(|group| Some((group.first()?.path.clone(), merge(group, get)?)));
+        let merged = self.groups.iter().filter_map(|group| Some((group.first()?.path.clone(), merge(group, get, &self.bases)?)));
         Merged(merged.collect())
     }
 }
@@ -86,7 +94,11 @@ impl Merged {
 }
 
 /// `None` where a parameter is missing or of another rank: then the layer is computed as it is written, and reports it.
-fn merge<'a>(group: &[Linear], get: impl Fn(&ParamPath) -> Option<&'a Param>) -> Option<Dense> {
+fn merge<'a>(
+    group: &[Linear],
+    get: impl Fn(&ParamPath) -> Option<&'a Param>,
+    bases: &BTreeMap<ParamPath, Tensor<2>>,
+) -> Option<Dense> {
     let matrix = |path: &ParamPath, rows: usize, columns: usize| match get(path)? {
         Param::Matrix(t) if t.dims() == [rows, columns] => Some(t.clone()),
         _ => None,
@@ -103,9 +115,14 @@ fn merge<'a>(group: &[Linear], get: impl Fn(&ParamPath) -> Option<&'a Param>) ->
             let path = layer.lora_b(lora).weight();
             let a = matrix(&layer.lora_a(lora).weight(), lora.rank, layer.inputs)?;
             let a = if lora.scale == 1.0 { a } else { a.mul_scalar(lora.scale) };
-            weight = weight + matrix(&path, layer.outputs, lora.rank)?.matmul(a.clone());
+            let basis = bases.get(&path);
+            let rows = basis.map_or(layer.outputs, |u| u.dims()[1]);
+            let update = matrix(&path, rows, lora.rank)?;
+            let update = basis.map_or(update.clone(), |u| u.clone().matmul(update));
+            weight = weight + update.matmul(a.clone());
             inner.push(a);
-            updates.push(Update { path, output, outputs: layer.outputs, row, rank: lora.rank });
+            let basis = basis.map(buffer);
+            updates.push(Update { path, output, outputs: layer.outputs, row, rank: lora.rank, basis });
             row += lora.rank;
         }
         weights.push(weight);

@@ -112,7 +112,8 @@ impl Differentiable<'_> {
                 copies.filter(|n| *n > 1).map_or(param.clone(), |n| param.per_example(n))
             };
             let param = param.tracked();
-            params.insert(parameter.path.clone(), param.clone());
+            let basis = self.merging.basis(&parameter.path).filter(|_| !self.merging.is_transposed(at));
+            params.insert(parameter.path.clone(), basis.map_or(param.clone(), |basis| param.clone().expanded(basis)));
             leaves.push(param);
         }
         (params, leaves)
@@ -120,6 +121,18 @@ impl Differentiable<'_> {
 }
 
 impl Param {
+    /// `U·R` of a matrix `R`, or of an example's each.
+    fn expanded(self, basis: &Tensor<2>) -> Self {
+        match self {
+            Self::Matrix(r) => Self::Matrix(basis.clone().matmul(r)),
+            Self::Matrices(r) => {
+                let ([examples, ..], [rows, width]) = (r.dims(), basis.dims());
+                Self::Matrices(basis.clone().unsqueeze_dim::<3>(0).expand([examples, rows, width]).matmul(r))
+            }
+            vector @ (Self::Vector(_) | Self::Vectors(_)) => vector,
+        }
+    }
+
     /// The gradient of a tracked leaf, if the loss depends on it.
     fn gradient(&self, tape: &mut burn::tensor::Gradients) -> Option<TensorData> {
         fn of<const D: usize>(leaf: &Tensor<D>, tape: &mut burn::tensor::Gradients) -> Option<TensorData> {

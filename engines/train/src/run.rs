@@ -56,8 +56,12 @@ impl<'a> Run<'a> {
         backend: Backend,
     ) -> Result<Self, TrainError> {
         let frozen = upload(model, &backend);
-        let theta: Vec<f32> =
-            layout.parameters().iter().flat_map(|p| model.get(&p.path).map_or(&[][..], TensorData::data)).copied().collect();
+        // What is trained within a subspace starts at 0.
+        let start = |p: &Parameter| match layout.basis(&p.path) {
+            Some(_) => vec![0.0; p.len()],
+            None => model.get(&p.path).map_or(vec![], |t| t.data().to_vec()),
+        };
+        let theta: Vec<f32> = layout.parameters().iter().flat_map(start).collect();
         let rate = |p: &Parameter| if p.part == Part::Head { config.head_rate as f32 } else { 1.0 };
         let rates = layout.parameters().iter().flat_map(|p| vec![rate(p); p.len()]).collect();
         let optimiser = Optimiser::new(config.optimiser, rates);
@@ -89,10 +93,12 @@ impl<'a> Run<'a> {
     }
 
     pub(crate) fn restore(&mut self, snapshot: Snapshot) -> Result<(), SnapshotError> {
-        let Snapshot { step, theta, average, first, second, .. } = snapshot;
+        let Snapshot { step, theta, average, first, second, bases, .. } = snapshot;
         if !average.is_empty() && average.len() != theta.len() {
             return Err(SnapshotError::Shape("averaged parameters"));
         }
+        self.layout = self.layout.clone().with_bases(&bases).ok_or(SnapshotError::Shape("subspaces"))?;
+        self.merging = Merging::new(&self.spec, &self.layout, &self.backend);
         self.optimiser = self.optimiser.clone().restore(first, second, step).ok_or(SnapshotError::Shape("optimiser state"))?;
         (self.theta, self.average, self.step) = (theta, average, step);
         Ok(())
@@ -108,6 +114,7 @@ impl<'a> Run<'a> {
             average: self.average.clone(),
             first: first.to_vec(),
             second: second.to_vec(),
+            bases: self.layout.bases().values().flat_map(|basis| basis.values.iter().copied()).collect(),
         }
     }
 
@@ -292,7 +299,8 @@ impl<'a> Run<'a> {
         }
         let mut trained = Vec::new();
         for (parameter, values) in self.layout.slices(if self.average.is_empty() { &self.theta } else { &self.average }) {
-            let tensor = TensorData::new(parameter.shape.clone(), values.to_vec());
+            let (shape, values) = self.layout.value(parameter, values);
+            let tensor = TensorData::new(shape, values);
             params.insert(parameter.path.clone(), tensor.expect("a slice has its parameter's length"));
             trained.push(parameter.path.clone());
         }

@@ -1,6 +1,6 @@
 //! What a run needs to go on after a crash: parameters, optimiser, step and the ledger's head. Never a key.
 //!
-//! A snapshot is one safetensors file: four vectors of f32 and a JSON header under the metadata key `sprint-train`. Steps are sampled
+//! A snapshot is one safetensors file: vectors of f32 and a JSON header under the metadata key `sprint-train`. Steps are sampled
 //! independently, so there is no sampler position. In a private run a resumed process draws from a fresh key; in a reproducible one the
 //! streams are functions of the seed and the step, so a resumed run repeats the uninterrupted one bit for bit.
 
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use sprint_dp::ledger::LedgerHead;
 use thiserror::Error;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: &str = "sprint-train";
-const VECTORS: [&str; 4] = ["parameters", "average", "first_moment", "second_moment"];
+const VECTORS: [&str; 5] = ["parameters", "average", "first_moment", "second_moment", "bases"];
 
 /// A snapshot that this run cannot continue from.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub(crate) struct Snapshot {
     pub(crate) average: Vec<f32>,
     pub(crate) first: Vec<f32>,
     pub(crate) second: Vec<f32>,
+    /// The subspaces' values, in the layout's order; empty without any.
+    pub(crate) bases: Vec<f32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,7 +67,7 @@ impl Snapshot {
         let header =
             Header { version: VERSION, step: self.step, run_digest: self.run_digest.clone(), ledger: self.ledger.clone() };
         let header = serde_json::to_string(&header).map_err(|e| malformed(&e))?;
-        let bytes = [&self.theta, &self.average, &self.first, &self.second]
+        let bytes = [&self.theta, &self.average, &self.first, &self.second, &self.bases]
             .map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         let mut views = Vec::with_capacity(VECTORS.len());
         for (name, bytes) in VECTORS.iter().zip(&bytes) {
@@ -96,7 +98,7 @@ impl Snapshot {
             let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
             if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(malformed(&format_args!("{name} is not finite"))) }
         };
-        let [theta, average, first, second] = VECTORS;
+        let [theta, average, first, second, bases] = VECTORS;
         Ok(Self {
             step: header.step,
             run_digest: header.run_digest,
@@ -105,6 +107,7 @@ impl Snapshot {
             average: vector(average)?,
             first: vector(first)?,
             second: vector(second)?,
+            bases: vector(bases)?,
         })
     }
 
@@ -137,6 +140,7 @@ mod tests {
             average: vec![0.25, 0.5],
             first: vec![0.5, f32::MIN_POSITIVE],
             second: vec![],
+            bases: vec![0.5],
         }
     }
 

@@ -8,6 +8,7 @@ use sprint_dp::ledger::{LedgerSink, RunId};
 use sprint_dp::report::PrivacyReport;
 use sprint_model::{Checkpoint, Example, ModelSpec, ParamPath, TensorData};
 
+use crate::basis::within_public_directions;
 use crate::budget::Budget;
 use crate::centre::centred;
 use crate::config::TrainConfig;
@@ -151,6 +152,10 @@ pub(crate) fn train_with(
         model = described(model, inputs.described, config.head.margin, &backend)?;
     }
     model.require_complete()?;
+    let layout = match config.tuning.public_basis() {
+        Some(width) => within_public_directions(layout, &model, inputs.described, width, config.init_seed, &backend)?,
+        None => layout,
+    };
     let digest = run_digest(&inputs, config)?;
     let mut run = Run::prepare(inputs.examples, config, &model, layout, backend)?;
     let mut budget = Budget::open(config, inputs.examples.len(), &run.layout, accounting, mechanics)?;

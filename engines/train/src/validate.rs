@@ -72,10 +72,14 @@ impl TrainConfig {
 
     /// Checks the public texts that the head is to start from, if there are any.
     pub(crate) fn validate_described(&self, base: &ModelSpec, texts: &[Example], outputs: usize) -> Result<(), ConfigError> {
-        if texts.is_empty() {
-            return Ok(());
-        }
         let mut c = Checks::default();
+        if let Some(width) = self.tuning.public_basis() {
+            c.check(width > 0, "tuning.public_basis", "0 given; give at least 1, or null to train all of B");
+            c.check(!texts.is_empty(), "tuning.public_basis", "given without public texts to find the directions by");
+        }
+        if texts.is_empty() {
+            return if c.0.is_empty() { Ok(()) } else { Err(ConfigError { problems: c.0 }) };
+        }
         let margin = self.head.margin;
         c.check(margin.is_finite() && margin > 0.0, "head.margin", format_args!("{margin} given; give a number above 0"));
         c.check(!self.head.dense, "head.dense", "true given, but a head that starts from texts has one layer; give false");

@@ -129,6 +129,36 @@ fn a_reproducible_run_resumes_bit_for_bit_from_any_step() {
     }
 }
 
+/// Texts that stand for their class, as the data's tokens do.
+fn described() -> Vec<Example> {
+    let text = |i: u32| Example {
+        ids: vec![2 + i % 9, if i % 2 == 1 { 30 } else { 31 }, 12 + i % 7],
+        type_ids: vec![0; 3],
+        label: Some(Label::Class(i % 2)),
+    };
+    (0..24).map(text).collect()
+}
+
+#[test]
+fn a_run_within_public_directions_resumes_bit_for_bit_and_gives_updates_of_the_whole_shape() {
+    let (data, texts, base) = (examples(96), described(), base());
+    let tuning = TuningConfig::Lora(LoraConfig { rank: 2, public_basis: Some(3), ..LoraConfig::default() });
+    let config = TrainConfig { tuning, seed: Some(9), average: 0.5, ..config() };
+    let inputs = TrainInputs { base: &base, examples: &data, outputs: 2, described: &texts };
+    let whole = train(inputs, &config, None, None, &mut Unobserved).expect("a valid run");
+    let mut crash = Crash { after: Some(5), ..Crash::default() };
+    assert!(matches!(train(inputs, &config, None, None, &mut crash), Err(TrainError::Cancelled)));
+    let resumed = train(inputs, &config, None, crash.kept.as_deref(), &mut Unobserved).expect("resumes");
+    assert_eq!(values(&resumed), values(&whole));
+    // The 12 updates' R of 3 rows and 2 columns, and the head.
+    assert_eq!(whole.privacy.as_ref().map(|p| p.mechanism.dimension), Some(12 * 3 * 2 + 2 * 16 + 2));
+    let update = whole.params.iter().filter(|(path, _)| path.as_str().ends_with("intermediate.dense.lora_B"));
+    assert!(update.into_iter().all(|(_, b)| b.shape() == [24, 2] && b.data().iter().any(|v| *v != 0.0)));
+    let none = TrainInputs { described: &[], ..inputs };
+    let error = train(none, &config, None, None, &mut Unobserved).expect_err("no texts").to_string();
+    assert!(error.contains("tuning.public_basis"), "{error}");
+}
+
 #[test]
 fn every_attempt_is_paid_for_and_the_noise_of_a_resumed_run_is_fresh() {
     let (data, sink) = (examples(96), SharedSink::default());

@@ -71,6 +71,11 @@ pub(crate) struct FinetuneParams {
     /// Public words that describe each class, from whose encodings a linear head starts instead of at random; costs no privacy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     head_start: Option<HeadStart>,
+    /// Trains LoRA's B within so many directions of each layer's outputs: those in which the texts of `head_start` have gradients. Noise reaches the
+    /// trained values alone, so there is less of it; costs no privacy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    public_basis: Option<usize>,
     /// Functions of the model that training and deployment replace: `{activation: …, softmax: …, caps: …, hidden_dropout: …}`.
     #[serde(default)]
     functions: Map<String, Value>,
@@ -276,6 +281,10 @@ impl FinetuneParams {
         {
             problems.push(ParamProblem::new(&["max_epsilon"], format!("{max} is below epsilon = {epsilon}")));
         }
+        if self.public_basis.is_some() && (self.head_start.is_none() || matches!(self.method, Method::Head | Method::Full)) {
+            let message = "needs method lora or fa-lora, and the texts of head_start to find the directions by".to_owned();
+            problems.push(ParamProblem::new(&["public_basis"], message));
+        }
         if let Some(start) = &self.head_start {
             start.check(&mut problems);
             if self.dense_head {
@@ -346,7 +355,16 @@ impl FinetuneParams {
         let lora = |freeze_a| {
             let targets = self.targets.clone();
             let Self { rank, alpha, first_layer, .. } = *self;
-            TuningConfig::Lora(LoraConfig { rank, alpha, dropout: 0.0, targets, first_layer, a_init, freeze_a })
+            TuningConfig::Lora(LoraConfig {
+                rank,
+                alpha,
+                dropout: 0.0,
+                targets,
+                first_layer,
+                a_init,
+                freeze_a,
+                public_basis: self.public_basis,
+            })
         };
         match self.method {
             Method::Lora => lora(false),

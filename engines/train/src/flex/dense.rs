@@ -51,10 +51,12 @@ pub(crate) struct Update {
     pub(crate) row: usize,
     /// How many rows.
     pub(crate) rank: usize,
+    /// `U[outputs, width]` where `B = U·R` and the gradient wanted is that of `R`.
+    pub(crate) basis: Option<FlexTensor>,
 }
 
 /// `x·(W + s·B·A)ᵀ + b` for `x` of `[b, t, inputs]`. `leaves` take the gradients of the updates' `B`, each `[b, rank, outputs]` or, where
-/// `summed`, `[1, rank, outputs]`: transposed, as the product leaves them.
+/// `summed`, `[1, rank, outputs]`: transposed, as the product leaves them. Where an update has a basis, its width stands for the outputs.
 pub(crate) fn dense(x: &Tensor<3>, layer: &Dense, leaves: &[&Tensor<3>], summed: bool) -> Tensor<3> {
     let [batch, tokens, inputs] = x.dims();
     let (x, node) = open(x);
@@ -95,14 +97,19 @@ struct State {
 }
 
 impl State {
-    /// `uᵀ·∂y` of one update, an example or summed.
+    /// `uᵀ·∂y`, or `uᵀ·∂y·U`, of one update, an example or summed.
     fn update(&self, u: &FlexTensor, update: &Update, grad: &FlexTensor) -> FlexTensor {
-        let Update { output, outputs, row, rank, .. } = *update;
+        let Update { output, outputs, row, rank, ref basis, .. } = *update;
         let (batch, tokens) = if self.summed { (1, self.batch * self.tokens) } else { (self.batch, self.tokens) };
         let ranks = values(u).len() / self.batch / self.tokens;
         let wide = values(grad).len() / self.batch / self.tokens;
         let u = view(u, [batch, rank, tokens], [tokens * ranks, 1, ranks], row);
-        product(u, view(grad, [batch, tokens, outputs], [tokens * wide, wide, 1], output))
+        let Some(basis) = basis else {
+            return product(u, view(grad, [batch, tokens, outputs], [tokens * wide, wide, 1], output));
+        };
+        let width = basis.layout().shape()[1];
+        let within = product(view(grad, [batch * tokens, outputs], [wide, 1], output), basis.clone());
+        product(u, view(&within, [batch, tokens, width], [tokens * width, width, 1], 0))
     }
 }
 
