@@ -337,12 +337,16 @@ impl Engine for BurnEngine<'_> {
 
     fn self_attention(&mut self, spec: &ModelSpec, x: &Tensor<3>, layers: [&Linear; 3]) -> Result<Tensor<3>, EngineError> {
         let outputs = layers.iter().map(|l| l.outputs).sum();
-        if let Some(factor) = self.softmax_factor(spec)
-            && let Some(qkv) = self.params.merged(x, &layers[0].path, outputs)
-        {
+        let Some(qkv) = self.params.merged(x, &layers[0].path, outputs) else {
+            return sprint_model::self_attention(self, spec, x, layers);
+        };
+        if let Some(factor) = self.softmax_factor(spec) {
             return Ok(flex::packed_attention(&qkv, spec.heads, factor, self.batch.batch.lengths()));
         }
-        sprint_model::self_attention(self, spec, x, layers)
+        let [query, key, value] = layers.map(|l| l.outputs);
+        let part = |at, channels| qkv.clone().narrow(2, at, channels);
+        let (q, k, v) = (part(0, query), part(query, key), part(query + key, value));
+        sprint_model::attention(self, spec, &q, &k, &v)
     }
 
     fn dropout(&mut self, x: &Tensor<3>, p: f64) -> Result<Tensor<3>, EngineError> {

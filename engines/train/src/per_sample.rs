@@ -272,25 +272,31 @@ mod tests {
 
     #[test]
     fn merged_layers_give_the_gradients_of_the_layers_as_they_are_written() {
-        for pooling in [Pooling::Mean, Pooling::First] {
-            for names in [&["all-linear"][..], &["query", "value", "intermediate"], &["key"]] {
-                let w = world(Tuning::Lora { freeze_a: true }, &[], |spec| {
-                    spec.lora.as_mut().expect("set").targets = TargetModules::from_names(names).expect("known");
-                    spec.head.as_mut().expect("set").pooling = pooling;
-                });
-                let merged = (0..w.layout.parameters().len()).filter(|at| w.merging.is_transposed(*at)).count();
-                assert_eq!(merged, w.layout.parameters().iter().filter(|p| p.part == sprint_model::Part::LoraB).count());
-                for how in [Granularity::PerExample, Granularity::Sum] {
-                    let got = w.gradients(&ALL, 9, how, None);
-                    let written = Merging::default();
-                    let wanted = w.gradients_merging(&written, &ALL, 9, how, None);
-                    for row in 0..got.rows {
-                        let distance = distance(&w.row_merging(&written, &wanted, row), &w.row(&got, row));
-                        assert!(distance < 2e-5, "{names:?}, {pooling:?}, {how:?}: {distance} in row {row}");
-                    }
-                    assert!(got.losses.iter().zip(&wanted.losses).all(|(a, b)| (a - b).abs() < 1e-5));
-                }
+        let targets = [&["all-linear"][..], &["query", "value", "intermediate"], &["key"]];
+        for (pooling, names) in [Pooling::Mean, Pooling::First].into_iter().flat_map(|p| targets.map(|names| (p, names))) {
+            expect_the_same_merged(&format!("{names:?}, {pooling:?}"), |spec| {
+                spec.lora.as_mut().expect("set").targets = TargetModules::from_names(names).expect("known");
+                spec.head.as_mut().expect("set").pooling = pooling;
+            });
+        }
+        // Queries, keys and values are one layer also where attention is not one operation.
+        expect_the_same_merged("soft cap", |spec| spec.caps.attention = Some(2.0));
+        expect_the_same_merged("another softmax", |spec| spec.softmax = Softmax::TwoQuad { c: 5.0 });
+    }
+
+    fn expect_the_same_merged(name: &str, change: impl Fn(&mut ModelSpec)) {
+        let w = world(Tuning::Lora { freeze_a: true }, &[], change);
+        let merged = (0..w.layout.parameters().len()).filter(|at| w.merging.is_transposed(*at)).count();
+        assert_eq!(merged, w.layout.parameters().iter().filter(|p| p.part == sprint_model::Part::LoraB).count());
+        for how in [Granularity::PerExample, Granularity::Sum] {
+            let got = w.gradients(&ALL, 9, how, None);
+            let written = Merging::default();
+            let wanted = w.gradients_merging(&written, &ALL, 9, how, None);
+            for row in 0..got.rows {
+                let distance = distance(&w.row_merging(&written, &wanted, row), &w.row(&got, row));
+                assert!(distance < 2e-5, "{name}, {how:?}: {distance} in row {row}");
             }
+            assert!(got.losses.iter().zip(&wanted.losses).all(|(a, b)| (a - b).abs() < 1e-5), "{name}");
         }
     }
 
