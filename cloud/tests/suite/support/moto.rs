@@ -1,11 +1,9 @@
 //! moto's server, which imitates AWS: `SPRINT_FLOW_MOTO` names its program, else `moto_server` on PATH.
 
-use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 /// A running server; ended when dropped.
 pub(crate) struct Moto {
@@ -22,18 +20,25 @@ impl Moto {
             );
             return None;
         };
-        let port = unused_port();
-        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        // It takes a port from the system and says which: a port chosen here could be another's by the time it binds.
         let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(["-H", "127.0.0.1", "-p", "0"]).stdout(Stdio::null()).stderr(Stdio::piped());
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("MOTO_EC2_LOAD_DEFAULT_AMIS", "true");
-        let child = command.spawn().expect("moto starts");
+        let mut child = command.spawn().expect("moto starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let mut seen = Vec::new();
+        let addr = lines.by_ref().inspect(|line| seen.push(line.clone())).find_map(|line| {
+            let (_, url) = line.split_once("Running on http://")?;
+            url.trim().parse().ok()
+        });
+        let Some(addr) = addr else {
+            let _ = child.kill();
+            let status = child.wait();
+            panic!("moto ended ({status:?}) without naming its address: {seen:#?}");
+        };
+        // What it logs from here on is read, so that it never waits for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
         let moto = Self { child, addr };
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while TcpStream::connect(addr).is_err() {
-            assert!(Instant::now() < deadline, "moto does not listen");
-            std::thread::sleep(Duration::from_millis(50));
-        }
         Some(moto)
     }
 }
@@ -42,17 +47,6 @@ impl Drop for Moto {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// A port that no other server of these tests was given: between its choice and moto's bind lie seconds.
-fn unused_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
-            return port;
-        }
     }
 }
 
