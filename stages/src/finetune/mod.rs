@@ -83,6 +83,11 @@ impl Stage for Finetune {
         let params: FinetuneParams = ctx.params_as()?;
         let config = params.config(ctx.cpus()).map_err(|p| StageError::permanent(format!("{p:?}")))?;
         let (meta, examples) = dataset::load(ctx.store(), &ctx.input("dataset")?.id, Split::Train)?;
+        let all = examples.len();
+        let examples = params.select(examples)?;
+        if examples.len() < all {
+            ctx.log(format!("min_tokens leaves {} of {all} examples", examples.len()));
+        }
         let pretrained = model::pretrained(ctx, "model")?;
         if meta.vocab != pretrained.checkpoint.spec().vocab {
             let message = format!(

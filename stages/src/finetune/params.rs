@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use sprint_model::Pooling;
-use sprint_stage_api::ParamProblem;
+use sprint_model::{Example, Pooling};
+use sprint_stage_api::{ParamProblem, StageError};
 use sprint_train::{
     AInit, BackendKind, Decay, FunctionsConfig, HeadConfig, LoraConfig, OptimiserConfig, PrivacyConfig, Sampling, Schedule,
     TrainConfig, TuningConfig,
@@ -79,6 +79,11 @@ pub(crate) struct FinetuneParams {
     /// Functions of the model that training and deployment replace: `{activation: …, softmax: …, caps: …, hidden_dropout: …}`.
     #[serde(default)]
     functions: Map<String, Value>,
+    /// Leaves examples with fewer tokens (special ones included) out of training: short phrases teach little about whole sentences. Each example is
+    /// judged by itself, so the budget holds for those left out as well; the number left stands in the privacy report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    min_tokens: Option<usize>,
     /// Passes over the training data, possibly fractional.
     #[serde(default = "default_epochs")]
     #[schemars(extend("exclusiveMinimum" = 0))]
@@ -331,6 +336,18 @@ impl FinetuneParams {
             threads,
             snapshot_every: self.checkpoint_steps,
         })
+    }
+
+    /// Drops the examples that the recipe leaves out.
+    pub(super) fn select(&self, examples: Vec<Example>) -> Result<Vec<Example>, StageError> {
+        let Some(least) = self.min_tokens else { return Ok(examples) };
+        let longest = examples.iter().map(|e| e.ids.len()).max().unwrap_or(0);
+        let left: Vec<Example> = examples.into_iter().filter(|e| e.ids.len() >= least).collect();
+        if left.is_empty() {
+            let message = format!("params.min_tokens: no training example has {least} tokens; the longest has {longest}");
+            return Err(StageError::permanent(message).help("give fewer, or leave it out"));
+        }
+        Ok(left)
     }
 
     /// Words that describe the classes.

@@ -26,6 +26,10 @@ fn examples(count: u32) -> Vec<Example> {
 }
 
 pub(crate) fn bench() -> Bench {
+    bench_on(&examples(240))
+}
+
+fn bench_on(train: &[Example]) -> Bench {
     let mut bench = Bench::new();
     let task = TaskMeta {
         task: "toy".to_owned(),
@@ -35,7 +39,7 @@ pub(crate) fn bench() -> Bench {
         max_length: 16,
         vocab: 5500,
     };
-    let (dataset, _) = dataset::store(bench.store(), task, &examples(240), &examples(40)).expect("stores");
+    let (dataset, _) = dataset::store(bench.store(), task, train, &examples(40)).expect("stores");
     let folder = Path::new("../workflows/quickstart/bert-tiny-5k");
     let files = Manifest::builder("files@1", Secrecy::Secret)
         .path("config.json", folder.join("config.json"))
@@ -158,6 +162,20 @@ fn a_run_without_privacy_and_a_run_with_a_seed_are_stamped() {
             assert_eq!(bench.output(&outputs, port).0.meta().get("private"), Some(&false.into()), "{port}");
         }
     }
+}
+
+#[test]
+fn short_examples_are_left_out_of_the_training_and_of_its_accounting() {
+    let short = |e: Example| Example { ids: e.ids[..3].to_vec(), type_ids: vec![0; 3], ..e };
+    let bench = bench_on(&[examples(240), examples(100).into_iter().map(short).collect()].concat());
+    let mut recipe = recipe();
+    recipe["min_tokens"] = json!(4);
+    let claim = document(&bench, &bench.run(&Finetune::new(), &recipe).expect("trains")).claim;
+    assert_eq!((claim.q, claim.steps), (Some(0.25), Some(12)), "60 of 240, not of 340");
+    assert!(bench.events.lines().iter().any(|l| l.contains("leaves 240 of 340 examples")));
+    recipe["min_tokens"] = json!(5);
+    let refused = bench.run(&Finetune::new(), &recipe).expect_err("nothing is left");
+    assert!(refused.message.contains("the longest has 4"), "{refused}");
 }
 
 #[test]
