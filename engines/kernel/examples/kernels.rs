@@ -80,11 +80,13 @@ fn products(hertz: f64) {
     };
     for (m, k, n) in [(128, 768, 768), (128, 768, 3072), (128, 3072, 768), (8, 768, 768), (1, 768, 768)] {
         let x = words(m * k);
-        let w: Vec<i32> = words(n * k).iter().map(|w| *w as i32 >> 9).collect();
+        let w: Vec<i32> = words(n * k).iter().map(|w| *w as i32 >> 16).collect();
         let w = PackedWeights::pack(&w, n, k);
         let mut out = vec![0; m * n];
-        let time = best(|| gemm_public(black_box(&x), m, &w, &mut out));
-        show(format!("gemm_public {m}x{k}x{n}"), m * k * n, time);
+        for bits in [64, 56, 42] {
+            let time = best(|| gemm_public(black_box(&x), m, &w, bits, &mut out));
+            show(format!("gemm_public {m}x{k}x{n}, {bits} bits"), m * k * n, time);
+        }
     }
     for (m, k, n) in [(128, 768, 768), (128, 64, 128), (128, 128, 64), (128, 768, 16), (128, 16, 768), (1, 768, 768)] {
         let (a, b) = (words(m * k), words(k * n));

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 pub(crate) struct Cpu {
     /// AVX2, with the bit counts and shifts of its time (POPCNT, BMI1, BMI2).
     pub(crate) avx2: bool,
+    /// Fused multiply-adds, besides AVX2.
+    pub(crate) fma: bool,
     /// AVX-512 F, DQ, BW and VL.
     pub(crate) avx512: bool,
     /// 52-bit integer multiply-add.
@@ -79,6 +81,7 @@ fn detect() -> Cpu {
     let avx2 = old && is_x86_feature_detected!("avx2");
     Cpu {
         avx2,
+        fma: avx2 && is_x86_feature_detected!("fma"),
         avx512,
         ifma: avx512 && is_x86_feature_detected!("avx512ifma"),
         vbmi: avx512 && is_x86_feature_detected!("avx512vbmi"),
@@ -89,7 +92,7 @@ fn detect() -> Cpu {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Cpu {
-    Cpu { avx2: false, avx512: false, ifma: false, vbmi: false, aes: BlockCipher::Portable, fast_mul64: false }
+    Cpu { avx2: false, fma: false, avx512: false, ifma: false, vbmi: false, aes: BlockCipher::Portable, fast_mul64: false }
 }
 
 /// The vendor words `AuthenticAMD` in the order ebx, edx, ecx.

@@ -208,6 +208,21 @@ compiled! {
 }
 
 compiled! {
+    /// The points `((opened / 2^drop) - bound + 1) mod 2^bits` of each opened word, `out[n, bounds]`.
+    pub fn points_of(out: &mut [u64], opened: &[u64], drop: u32, bounds: &[u64], bits: u32) {
+        let low = low(bits);
+        let point = |h: u64, bound: u64| (h >> drop).wrapping_sub(bound).wrapping_add(1) & low;
+        if let [a, b] = bounds {
+            out.as_chunks_mut::<2>().0.iter_mut().zip(opened).for_each(|(to, h)| *to = [point(*h, *a), point(*h, *b)]);
+            return;
+        }
+        for (row, h) in out.chunks_exact_mut(bounds.len()).zip(opened) {
+            row.iter_mut().zip(bounds).for_each(|(to, bound)| *to = point(*h, *bound));
+        }
+    }
+}
+
+compiled! {
     /// The parities of a vector's bits below each of its points: `vectors[n, words]` with at most 8 words, `points[n, p]`, `out[n, p]`.
     pub fn parities_below(vectors: &[u64], words: usize, points: &[u64], p: usize, out: &mut [u8]) {
         for ((vector, points), out) in vectors.chunks_exact(words).zip(points.chunks_exact(p)).zip(out.chunks_exact_mut(p)) {
@@ -320,6 +335,12 @@ mod tests {
             for (i, (point, got)) in points.iter().zip(&out).enumerate() {
                 let bit = |b: u64| vectors[i / p * words_each + (b / 64) as usize] >> (b % 64) & 1;
                 prop_assert_eq!(u64::from(*got), (0..*point).map(bit).sum::<u64>() & 1);
+            }
+            let bounds = words(p, seed ^ 5);
+            let mut found = vec![0; n * p];
+            points_of(&mut found, &vectors[..n], 3, &bounds, 9);
+            for (i, found) in found.iter().enumerate() {
+                prop_assert_eq!(*found, (vectors[i / p] >> 3).wrapping_sub(bounds[i % p]).wrapping_add(1) % 512);
             }
             let mut sums = [seed.into(); 8];
             add_byte_sums(&mut sums, &coins, &vectors[..n], &coins);

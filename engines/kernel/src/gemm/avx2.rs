@@ -11,7 +11,7 @@
 //! whole products, four columns a register, and their sums wrap mod 2^64. Both matrices are packed as for AVX-512: `a` in tiles
 //! `[k, rows]` of words in two halves, `b` in panels of [`WIDTH`] halves, in one plane for weights and two for words.
 
-use super::blocking::{Block, Out, blocks, pack_tiles};
+use super::blocking::{Block, Out, blocks, pack_tiles, sweep};
 use super::panel::{self, WIDTH};
 use super::portable;
 use core::arch::x86_64::{
@@ -30,6 +30,9 @@ const COLUMNS: usize = 8;
 /// Steps of `k` between visits to the output: a panel's slice of 8 KiB and a tile's 6 KiB fit a first-level cache.
 const DEPTH: usize = 128;
 
+/// Steps of `k` between visits to a panel: so much of all tiles stays in a second-level cache from panel to panel.
+const REACH: usize = 2 * DEPTH;
+
 /// A right-hand matrix in panels of halves.
 #[derive(Clone, Copy)]
 pub(super) enum Panels<'a> {
@@ -44,19 +47,19 @@ fn halves(x: u64) -> u64 {
     x.wrapping_add((x & 0x8000_0000) << 1)
 }
 
-/// The low and the high halves of words.
-pub(super) fn planes(words: &[u64]) -> [Vec<i32>; 2] {
-    [words.iter().map(|x| *x as i32).collect(), words.iter().map(|x| (halves(*x) >> 32) as i32).collect()]
-}
-
 /// `out += a · b` for words `b[k, n]`, or the transpose of `b[n, k]`.
 ///
 /// # Safety
 /// The CPU has AVX2.
 pub(super) unsafe fn multiply_words(a: &[u64], b: &[u64], transposed: bool, m: usize, k: usize, n: usize, out: &mut [u64]) {
-    let [low, high] = planes(b).map(|b| if transposed { panel::from_columns(&b, k, n) } else { panel::from_rows(&b, k, n) });
+    let (low, high) = (|x: u64| x as i32, |x: u64| (halves(x) >> 32) as i32);
+    let panels = if transposed {
+        [panel::from_columns(b, k, n, low), panel::from_columns(b, k, n, high)]
+    } else {
+        [panel::from_rows(b, k, n, low), panel::from_rows(b, k, n, high)]
+    };
     // SAFETY: the caller's contract.
-    unsafe { multiply(a, Panels::Words([&low, &high]), m, k, n, out, true) }
+    unsafe { multiply(a, Panels::Words([&panels[0], &panels[1]]), m, k, n, out, true) }
 }
 
 /// `out = a · b`, or `out += a · b` if `add`, with `b` in panels.
@@ -94,26 +97,24 @@ pub(super) unsafe fn multiply(a: &[u64], b: Panels<'_>, m: usize, k: usize, n: u
 /// accesses the block's cells of `out`.
 #[target_feature(enable = "avx2")]
 unsafe fn multiply_block(tiles: &[u64], b: Panels<'_>, m: usize, k: usize, out: Out, block: Block) {
-    for panel in block.panels.0..block.panels.1 {
-        for start in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - start);
-            for t in block.tiles.0..block.tiles.1 {
-                let rows = (m - t * TILE).min(TILE);
-                let from = (panel * k + start) * WIDTH;
-                // SAFETY: tile `t` has `rows · k` words and `start + depth ≤ k`; the panel has `k · WIDTH` halves. The cells from row
-                // `t · TILE` and column `panel · WIDTH` on are inside the output for `rows` rows and `width` columns.
-                unsafe {
-                    let tile = Tile {
-                        a: tiles.as_ptr().add(t * TILE * k + start * rows).cast(),
-                        depth,
-                        out: out.start.add(t * TILE * out.columns + panel * WIDTH),
-                        columns: out.columns,
-                        width: (out.columns - panel * WIDTH).min(WIDTH),
-                    };
-                    match b {
-                        Panels::Weights(w) => tile.add(rows, [w.as_ptr().add(from)]),
-                        Panels::Words([low, high]) => tile.add(rows, [low.as_ptr().add(from), high.as_ptr().add(from)]),
-                    }
+    for (panel, start) in sweep(k, REACH, DEPTH, block.panels) {
+        let depth = DEPTH.min(k - start);
+        for t in block.tiles.0..block.tiles.1 {
+            let rows = (m - t * TILE).min(TILE);
+            let from = (panel * k + start) * WIDTH;
+            // SAFETY: tile `t` has `rows · k` words and `start + depth ≤ k`; the panel has `k · WIDTH` halves. The cells from row
+            // `t · TILE` and column `panel · WIDTH` on are inside the output for `rows` rows and `width` columns.
+            unsafe {
+                let tile = Tile {
+                    a: tiles.as_ptr().add(t * TILE * k + start * rows).cast(),
+                    depth,
+                    out: out.start.add(t * TILE * out.columns + panel * WIDTH),
+                    columns: out.columns,
+                    width: (out.columns - panel * WIDTH).min(WIDTH),
+                };
+                match b {
+                    Panels::Weights(w) => tile.add(rows, [w.as_ptr().add(from)]),
+                    Panels::Words([low, high]) => tile.add(rows, [low.as_ptr().add(from), high.as_ptr().add(from)]),
                 }
             }
         }
@@ -169,7 +170,10 @@ impl Tile {
             }
             for half in 0..self.width.div_ceil(COLUMNS) {
                 let high = _mm256_set1_epi64x(!0 << 32);
-                let start = upper.map(|row| [_mm256_slli_epi64::<32>(row[half]), _mm256_and_si256(row[half], high)]);
+                let mut start = zero;
+                for (start, row) in start.iter_mut().zip(&upper) {
+                    *start = [_mm256_slli_epi64::<32>(row[half]), _mm256_and_si256(row[half], high)];
+                }
                 let sums = products(start, self.a, b[0].add(COLUMNS * half), self.depth);
                 self.finish(&sums, half);
             }
@@ -238,7 +242,10 @@ unsafe fn products<const ROWS: usize>(mut sums: Sums<ROWS>, a: *const i32, b: *c
 unsafe fn residues<const ROWS: usize>(mut sums: Sums<ROWS>, a: *const i32, b: *const i32, depth: usize) -> Sums<ROWS> {
     for l in 0..depth {
         // SAFETY: inside the promised ranges; the loads need no alignment.
-        let columns = unsafe { [b.add(l * WIDTH), b.add(l * WIDTH + COLUMNS)].map(|b| _mm256_loadu_si256(b.cast())) };
+        let columns = unsafe {
+            let b = b.add(l * WIDTH);
+            [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(COLUMNS).cast())]
+        };
         for (r, row) in sums.iter_mut().enumerate() {
             // SAFETY: inside the promised range.
             let x = _mm256_set1_epi32(unsafe { *a.add(2 * (l * ROWS + r)) });

@@ -60,3 +60,11 @@ pub(super) fn blocks(tiles: usize, panels: usize, work: usize) -> Vec<Block> {
     let cuts = |count: usize, size: usize| (0..count).step_by(size).map(move |at| (at, (at + size).min(count)));
     cuts(panels, wide).flat_map(|panels| cuts(tiles, high).map(move |tiles| Block { tiles, panels })).collect()
 }
+
+/// The order of panels and of steps of `k`, `depth` at a time: all panels within `reach` steps, then all within the next.
+pub(super) fn sweep(k: usize, reach: usize, depth: usize, panels: (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
+    (0..k).step_by(reach).flat_map(move |from| {
+        let starts = move || (from..k.min(from + reach)).step_by(depth);
+        (panels.0..panels.1).flat_map(move |panel| starts().map(move |start| (panel, start)))
+    })
+}

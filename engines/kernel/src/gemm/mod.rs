@@ -9,6 +9,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocking;
 #[cfg(target_arch = "x86_64")]
+mod fma;
+#[cfg(target_arch = "x86_64")]
 mod panel;
 mod portable;
 #[cfg(test)]
@@ -45,7 +47,7 @@ pub fn gemm_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut [u
             if are_few(m, k, n) {
                 avx512::few_rows(a, b, k, n, out);
             } else {
-                let b = panel::from_rows(b, k, n);
+                let b = panel::from_rows(b, k, n, |x| x);
                 avx512::multiply(a, avx512::Panels::Words(&b), m, k, n, out, true);
             }
         };
@@ -82,7 +84,7 @@ pub fn gemm_nt_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut
             if are_few(m, k, n) {
                 avx512::few_rows_transposed(a, b, k, n, out);
             } else {
-                let b = panel::from_columns(b, k, n);
+                let b = panel::from_columns(b, k, n, |x| x);
                 avx512::multiply(a, avx512::Panels::Words(&b), m, k, n, out, true);
             }
         };

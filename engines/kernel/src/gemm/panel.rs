@@ -21,24 +21,34 @@ fn panels<T: Copy + Default + Send>(k: usize, n: usize, fill: impl Fn(usize, &mu
     panels
 }
 
-/// Packs `b[k, n]`.
-pub(super) fn from_rows<T: Copy + Default + Send + Sync>(b: &[T], k: usize, n: usize) -> Vec<T> {
+/// Packs `b[k, n]`, every element in the form that `form` gives it.
+pub(super) fn from_rows<S: Copy + Sync, T: Copy + Default + Send>(
+    b: &[S],
+    k: usize,
+    n: usize,
+    form: impl Fn(S) -> T + Sync,
+) -> Vec<T> {
     panels(k, n, |first, panel| {
         let columns = first..n.min(first + WIDTH);
         for (to, from) in panel.chunks_exact_mut(WIDTH).zip(b.chunks_exact(n)) {
-            to[..columns.len()].copy_from_slice(&from[columns.clone()]);
+            to.iter_mut().zip(&from[columns.clone()]).for_each(|(to, x)| *to = form(*x));
         }
     })
 }
 
-/// Packs the transpose of `b[n, k]`.
-pub(super) fn from_columns<T: Copy + Default + Send + Sync>(b: &[T], k: usize, n: usize) -> Vec<T> {
+/// Packs the transpose of `b[n, k]`, likewise.
+pub(super) fn from_columns<S: Copy + Sync, T: Copy + Default + Send>(
+    b: &[S],
+    k: usize,
+    n: usize,
+    form: impl Fn(S) -> T + Sync,
+) -> Vec<T> {
     panels(k, n, |first, panel| {
         let columns = &b[first * k..n.min(first + WIDTH) * k];
         for (s, to) in panel.chunks_mut(STEP * WIDTH).enumerate() {
             for (j, column) in columns.chunks_exact(k).enumerate() {
                 for (row, value) in to.chunks_exact_mut(WIDTH).zip(&column[s * STEP..]) {
-                    row[j] = *value;
+                    row[j] = form(*value);
                 }
             }
         }

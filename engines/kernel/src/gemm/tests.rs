@@ -58,9 +58,12 @@ fn expect_products(m: usize, k: usize, n: usize) {
     for kernel in kernels() {
         let packed = PackedWeights::pack_for(kernel, &w, n, k);
         assert_eq!((packed.outputs(), packed.inputs()), (n, k));
-        let mut out = start.clone();
-        gemm_public(&a, m, &packed, &mut out);
-        assert_eq!(out, expected, "gemm_public {kernel:?} {m} {k} {n}");
+        for bits in [64, 56, 55, 40, 39, 20] {
+            let mut out = start.clone();
+            gemm_public(&a, m, &packed, bits, &mut out);
+            let low = |words: &[u64]| words.iter().map(|w| w & (u64::MAX >> (64 - bits))).collect::<Vec<_>>();
+            assert_eq!(low(&out), low(&expected), "gemm_public {kernel:?} {bits} {m} {k} {n}");
+        }
     }
 
     let mut out = start.clone();
@@ -79,8 +82,29 @@ fn products_wrap_at_extreme_values() {
     assert_eq!(out, [3; 4]);
     for kernel in kernels() {
         let w = PackedWeights::pack_for(kernel, &[1 - MAX_WEIGHT; 6], 2, 3);
-        gemm_public(&a, 2, &w, &mut out);
+        gemm_public(&a, 2, &w, 64, &mut out);
         assert_eq!(out, [3 * (MAX_WEIGHT as u64 - 1); 4]);
+    }
+}
+
+/// Low limbs and weights of the largest size and one sign, at every width of weights and bits: sums are as large as they can be.
+#[test]
+fn sums_of_low_limbs_are_exact_at_extreme_values() {
+    let (m, k, n) = (19, 200, 17);
+    for weight_bits in 0..=23u32 {
+        let w = vec![(1 << weight_bits) - 1; n * k];
+        for bits in [64, 62 - weight_bits, 61 - weight_bits] {
+            // The lowest and the highest low limb, with high limbs of all ones and none.
+            let half = 1u64 << (45 - weight_bits);
+            for x in [half, half - 1, half.wrapping_neg(), u64::MAX] {
+                let expected = (x.wrapping_mul(w[0] as u64)).wrapping_mul(k as u64) << (64 - bits);
+                for kernel in kernels() {
+                    let mut out = vec![0; m * n];
+                    gemm_public(&vec![x; m * k], m, &PackedWeights::pack_for(kernel, &w, n, k), bits, &mut out);
+                    assert!(out.iter().all(|o| o << (64 - bits) == expected), "{kernel:?} {weight_bits} {bits} {x:x}");
+                }
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::portable;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, panel};
+use super::{avx2, avx512, fma, panel};
 use crate::cpu::Cpu;
 
 /// Weights are smaller than this in absolute value: `|w| < 2^23`.
@@ -13,6 +13,8 @@ pub const MAX_WEIGHT: i32 = 1 << 23;
 pub struct PackedWeights {
     outputs: usize,
     inputs: usize,
+    /// All are below `2^bits` in size.
+    bits: u32,
     kernel: Kernel,
     packed: Vec<i32>,
 }
@@ -22,7 +24,7 @@ pub struct PackedWeights {
 pub(super) enum Kernel {
     /// Row-major weights, portable code.
     Portable,
-    /// Panels of signed weights, `vpmuldq`.
+    /// Panels of signed weights, `vpmuldq`, or fused multiply-adds where few bits count.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// Panels of signed weights, `vpmullq`.
@@ -92,14 +94,12 @@ impl PackedWeights {
         let packed = match kernel {
             Kernel::Portable => weights.to_vec(),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 | Kernel::Mullo => panel::from_columns(weights, inputs, outputs),
+            Kernel::Avx2 | Kernel::Mullo => panel::from_columns(weights, inputs, outputs, |w| w),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Madd52 => {
-                let offset: Vec<i32> = weights.iter().map(|w| w + MAX_WEIGHT).collect();
-                panel::from_columns(&offset, inputs, outputs)
-            }
+            Kernel::Madd52 => panel::from_columns(weights, inputs, outputs, |w| w + MAX_WEIGHT),
         };
-        Self { outputs, inputs, kernel, packed }
+        let bits = weights.iter().fold(0, |all, w| all | w.unsigned_abs());
+        Self { outputs, inputs, bits: u32::BITS - bits.leading_zeros(), kernel, packed }
     }
 
     /// Rows of the weight matrix.
@@ -113,20 +113,25 @@ impl PackedWeights {
     }
 }
 
-/// Product with public weights: `out = x · Wᵀ mod 2^64`.
+/// Product with public weights: `out = x · Wᵀ mod 2^bits`; higher bits of `out` mean nothing.
 ///
 /// # Shapes
 /// `x[rows, inputs]`, `out[rows, outputs]`.
 ///
 /// # Panics
 /// If a slice's length does not match.
-pub fn gemm_public(x: &[u64], rows: usize, w: &PackedWeights, out: &mut [u64]) {
+pub fn gemm_public(x: &[u64], rows: usize, w: &PackedWeights, bits: u32, out: &mut [u64]) {
     assert_eq!(x.len(), rows * w.inputs, "x is [rows, inputs]");
     assert_eq!(out.len(), rows * w.outputs, "out is [rows, outputs]");
     match w.kernel {
         Kernel::Portable => portable::public(x, rows, &w.packed, w.inputs, w.outputs, out),
         #[cfg(target_arch = "x86_64")]
         Kernel::Avx2 => {
+            let worth_while = rows >= fma::ENOUGH_ROWS && Cpu::detected().fma;
+            if let Some(cut) = fma::cut(w.bits, bits).filter(|_| worth_while) {
+                // SAFETY: AVX2 and FMA were detected.
+                return unsafe { fma::multiply(x, &w.packed, cut, (rows, w.inputs, w.outputs), out) };
+            }
             let panels = avx2::Panels::Weights(&w.packed);
             // SAFETY: weights are packed for this kernel only where AVX2 was detected.
             unsafe { avx2::multiply(x, panels, rows, w.inputs, w.outputs, out, false) }

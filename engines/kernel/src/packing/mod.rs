@@ -122,6 +122,10 @@ pub fn unpack(bits: u32, bytes: &[u8], words: usize, out: &mut Vec<u64>) -> Resu
     if used != 0 && bytes[bytes.len() - 1] >> used != 0 {
         return Err(PackError::Tail);
     }
+    if bits == 64 {
+        out.extend(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)));
+        return Ok(());
+    }
     let start = out.len();
     let done = unpack_groups(bits, bytes, words, out);
     out.resize(start + words, 0);
@@ -135,7 +139,6 @@ pub fn unpack(bits: u32, bytes: &[u8], words: usize, out: &mut Vec<u64>) -> Resu
         40 => unpack_whole::<5>(bytes, out),
         48 => unpack_whole::<6>(bytes, out),
         56 => unpack_whole::<7>(bytes, out),
-        64 => unpack_whole::<8>(bytes, out),
         _ => unpack_any(bits, bytes, out),
     }
     Ok(())

@@ -63,11 +63,11 @@ pub(crate) fn overwrite(weights: &PublicWeights, who: Who, op: &Op, words: &mut 
     }
 }
 
-/// Appends the result of any other local operation; `false` if it is none. `words` gives the words of an operand.
+/// Appends the result of any other local operation, right mod `2^bits`; `false` if it is none. `words` gives the words of an operand.
 pub(crate) fn evaluate<'a>(
     weights: &PublicWeights,
     who: Who,
-    op: &Op,
+    (op, bits): (&Op, u32),
     words: &dyn Fn(NodeId) -> &'a [u64],
     out: &mut Vec<u64>,
 ) -> bool {
@@ -78,7 +78,7 @@ pub(crate) fn evaluate<'a>(
         Op::PublicLinear { src, linear, rows } => {
             let (packed, bias) = &weights.linears[*linear as usize];
             out.resize(rows * packed.outputs(), 0);
-            gemm_public(words(*src), *rows, packed, out);
+            gemm_public(words(*src), *rows, packed, bits, out);
             if who.constants() && !bias.is_empty() {
                 add_to_rows(out, bias);
             }

@@ -160,7 +160,7 @@ impl Clear<'_> {
                     out.extend_from_slice(self.words(src));
                     local::overwrite(self.public, Who::Clear, op, &mut out, other.map_or(&[], |id| self.words(id)));
                 } else {
-                    let known = local::evaluate(self.public, Who::Clear, op, &|id| self.words(id), &mut out);
+                    let known = local::evaluate(self.public, Who::Clear, (op, 64), &|id| self.words(id), &mut out);
                     debug_assert!(known, "every other operation is local");
                 }
                 out

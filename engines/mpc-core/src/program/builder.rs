@@ -127,6 +127,7 @@ impl Builder {
             fits: self.fits,
             tables: self.tables,
             inputs: self.inputs,
+            read: Vec::new(),
             steps: Vec::new(),
             digest: [0; 32],
             weights_digest: [0; 32],

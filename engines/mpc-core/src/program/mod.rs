@@ -366,6 +366,9 @@ pub struct Program {
     pub(crate) fits: Vec<Fourier>,
     pub(crate) tables: Vec<Vec<u64>>,
     pub(crate) inputs: Vec<Input>,
+    /// How many bits of each node the program reads.
+    #[serde(skip)]
+    pub(crate) read: Vec<u32>,
     #[serde(skip)]
     pub(crate) steps: Vec<Step>,
     #[serde(skip)]
@@ -384,7 +387,7 @@ impl Program {
     /// Narrows, schedules and digests a program whose other fields are set.
     fn sealed(mut self) -> Self {
         let ring = if self.alarms > 0 { 64 } else { self.output_ring };
-        narrow::narrow(&mut self.nodes, self.output, ring);
+        self.read = narrow::narrow(&mut self.nodes, self.output, ring);
         self.steps = schedule::schedule(&self.nodes, self.output);
         let text = serde_json::to_vec(&self).expect("a program is numbers, names and lists");
         self.digest = blake3::derive_key("sprint-flow gate program v1", &text);

@@ -6,8 +6,8 @@
 
 use super::{Node, NodeId, Op};
 
-/// Narrows the rings of all nodes that lead to `output`, which is read mod `2^bits`.
-pub(super) fn narrow(nodes: &mut [Node], output: NodeId, bits: u32) {
+/// Narrows the rings of all nodes that lead to `output`, which is read mod `2^bits`; how many bits of each node are read.
+pub(super) fn narrow(nodes: &mut [Node], output: NodeId, bits: u32) -> Vec<u32> {
     let mut read = vec![0u32; nodes.len()];
     read[output.index()] = bits;
     // An operand stands before its readers.
@@ -33,6 +33,7 @@ pub(super) fn narrow(nodes: &mut [Node], output: NodeId, bits: u32) {
         }
         reads(op, needed, &mut |id, bits| read[id.index()] = read[id.index()].max(bits));
     }
+    read
 }
 
 /// The operands of an operation whose result is read mod `2^needed`, with the bits of each that are read.

@@ -28,10 +28,15 @@ impl View {
 }
 
 impl View {
+    /// Elements `from .. from + len` where they lie, if none is repeated.
+    pub(crate) fn stretch<T>(self, src: &[T], from: usize, len: usize) -> Option<&[T]> {
+        (self.repeat == 1).then(|| &src[self.offset + from..][..len])
+    }
+
     /// Appends elements `from .. from + len`.
     pub(crate) fn copy<T: Copy>(self, src: &[T], from: usize, len: usize, out: &mut Vec<T>) {
-        if self.repeat == 1 {
-            out.extend_from_slice(&src[self.offset + from..][..len]);
+        if let Some(stretch) = self.stretch(src, from, len) {
+            out.extend_from_slice(stretch);
             return;
         }
         let mut at = from;

@@ -330,7 +330,7 @@ impl ReplicatedParty {
             }
             let words = |id: NodeId| self.source(id).and_then(|gate| self.own(gate)).unwrap_or_default();
             let mut out = Vec::with_capacity(plan.gate(id).len);
-            if !local::evaluate(&public, self.who(), op, &words, &mut out) {
+            if !local::evaluate(&public, self.who(), (op, 64), &words, &mut out) {
                 return Err(MachineError::OutOfStep("an operation without an evaluation"));
             }
             return Ok(Some(out));

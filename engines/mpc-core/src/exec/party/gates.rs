@@ -5,7 +5,6 @@ use sprint_kernel::{dpf, lut, words as kernel};
 use super::Party;
 use crate::exec::circle::{Circle, Harmonics, constant_term};
 use crate::exec::material::{block_bytes, blocks, take, unit_vectors, unit_words};
-use crate::exec::randomness::low;
 use crate::exec::wiped::Wiped;
 use crate::program::{Interval, Node, NodeId, Op};
 use crate::{MachineError, MaterialSource};
@@ -27,8 +26,8 @@ impl Party {
         let (mut points, mut prefixes, mut vectors) = (Vec::new(), Wiped::default(), Wiped::default());
         for (from, len) in blocks(hat.len()) {
             let keys = take(material, block_bytes(&self.program, node, len)[self.party.index()])?;
-            points.clear();
-            hat[from..from + len].iter().for_each(|h| bounds.points(h >> drop, &mut points));
+            points.resize(len * bounds.values.len(), 0);
+            kernel::points_of(&mut points, &hat[from..from + len], drop, &bounds.values, domain);
             prefixes.resize(points.len(), 0);
             if unit_vectors(domain) {
                 let words = unit_words(domain);
@@ -39,12 +38,17 @@ impl Party {
                 dpf::prefix(self.party.index() as u8, domain, &roots, &keys, &points, bounds.values.len(), &mut prefixes);
             }
             for (j, (lo, hi)) in bounds.pairs.iter().enumerate() {
-                let out = &mut out[j * hat.len() + from..][..len];
+                let out = out[j * hat.len() + from..][..len].iter_mut();
+                // Equal points are a whole turn: an interval is never empty.
+                let wraps = |lo: u64, hi: u64| u8::from(self.first() && hi >= lo);
+                if let (0, 1, 2) = (*lo, *hi, bounds.values.len()) {
+                    let rows = points.as_chunks::<2>().0.iter().zip(prefixes.as_chunks::<2>().0);
+                    out.zip(rows).for_each(|(bit, ([a, b], [lo, hi]))| *bit = lo ^ hi ^ wraps(*a, *b));
+                    continue;
+                }
                 let rows = points.chunks_exact(bounds.values.len()).zip(prefixes.chunks_exact(bounds.values.len()));
-                for (bit, (points, prefixes)) in out.iter_mut().zip(rows) {
-                    // Equal points are a whole turn: an interval is never empty.
-                    let wraps = self.first() && points[*hi] >= points[*lo];
-                    *bit = prefixes[*lo] ^ prefixes[*hi] ^ u8::from(wraps);
+                for (bit, (points, prefixes)) in out.zip(rows) {
+                    *bit = prefixes[*lo] ^ prefixes[*hi] ^ wraps(points[*lo], points[*hi]);
                 }
             }
             material.reuse(keys);
@@ -146,10 +150,10 @@ impl Party {
     }
 }
 
-/// Unique interval bounds and, for each interval, which of them it runs between.
+/// Unique interval bounds and, for each interval, which of them it runs between. `x ≥ bound` up to wrapping is `α < x̂ - bound + 1`, all mod the
+/// domain.
 struct Bounds {
-    mask: u64,
-    values: Vec<i64>,
+    values: Vec<u64>,
     pairs: Vec<(usize, usize)>,
 }
 
@@ -158,20 +162,14 @@ impl Bounds {
         let half = 1i64 << (domain - 1);
         let mut values = Vec::new();
         let mut at = |bound: i64| {
+            let bound = bound as u64;
             values.iter().position(|v| *v == bound).unwrap_or_else(|| {
                 values.push(bound);
                 values.len() - 1
             })
         };
         let pairs = intervals.iter().map(|i| (at(i.lo.unwrap_or(-half)), at(i.hi.unwrap_or(half)))).collect();
-        Self { mask: low(domain), values, pairs }
-    }
-
-    /// `x ≥ bound` up to wrapping is `α < x̂ - bound + 1`, all mod 2^domain.
-    fn points(&self, hat: u64, out: &mut Vec<u64>) {
-        for bound in &self.values {
-            out.push(hat.wrapping_sub(*bound as u64).wrapping_add(1) & self.mask);
-        }
+        Self { values, pairs }
     }
 }
 

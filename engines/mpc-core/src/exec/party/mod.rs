@@ -174,20 +174,20 @@ impl Party {
             Op::LookUp { src, tables } => Value::Words(self.look_up(id, node, *src, tables, material, out)?),
             Op::Alarm { src, coins, planes, examples } => Value::Words(self.alarm(*src, *coins, *planes, *examples, out)?),
             Op::LiftCheck { wide, open, ring, examples } => Value::Words(self.lift_check(*wide, *open, *ring, *examples, out)?),
-            op => Value::Words(self.local(op, last, out)?),
+            op => Value::Words(self.local(op, last, program.read[id.index()], out)?),
         };
         self.values[id.index()] = Some(value);
         Ok(())
     }
 
-    /// A local operation, in its operand's memory where that is not needed any more.
-    fn local(&mut self, op: &Op, last: &[NodeId], mut out: Vec<u64>) -> Result<Vec<u64>, MachineError> {
+    /// A local operation, right mod `2^bits`, in its operand's memory where that is not needed any more.
+    fn local(&mut self, op: &Op, last: &[NodeId], bits: u32, mut out: Vec<u64>) -> Result<Vec<u64>, MachineError> {
         let public = Arc::clone(&self.public);
         let Some((src, other)) = local::overwritten(op) else {
             let operands = operands(op);
             operands.iter().try_for_each(|id| self.words(*id).map(|_| ()))?;
             let words = |id: NodeId| self.words(id).unwrap_or_default();
-            if !local::evaluate(&public, self.who(), op, &words, &mut out) {
+            if !local::evaluate(&public, self.who(), (op, bits), &words, &mut out) {
                 return Err(MachineError::OutOfStep("an operation without an evaluation"));
             }
             return Ok(out);

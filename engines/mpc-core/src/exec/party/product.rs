@@ -35,11 +35,20 @@ enum Kind {
 
 /// A form's elements in a chunk. Term coefficients of `ρ`: `mask` is for bits (1 otherwise), `top` for lifted openings.
 #[derive(Default)]
-struct Factors {
+struct Factors<'a> {
+    /// The source's own words, where they are the elements as they are; else they are in the field of that name.
+    lent: Lent<'a>,
     public: Vec<u64>,
     share: Wiped<u64>,
     mask: Wiped<u64>,
     top: Wiped<u64>,
+}
+
+/// Words of a source that need no change.
+#[derive(Default)]
+struct Lent<'a> {
+    public: Option<&'a [u64]>,
+    share: Option<&'a [u64]>,
 }
 
 impl Party {
@@ -90,7 +99,7 @@ impl Party {
     ) -> Result<Vec<u64>, MachineError> {
         let expansion = Expansion::of(&self.program, forms);
         let sources = forms.iter().map(|f| self.source(f)).collect::<Result<Vec<_>, _>>()?;
-        let mut factors: Vec<Factors> = forms.iter().map(|_| Factors::default()).collect();
+        let mut factors: Vec<Factors<'_>> = forms.iter().map(|_| Factors::default()).collect();
         let mut rooms = [(); 2].map(|()| Wiped::zeros(CHUNK));
         let mut dealt: Vec<Wiped<u64>> = expansion.monomials.iter().map(|_| Wiped::default()).collect();
         for (from, len) in blocks(node.len) {
@@ -155,15 +164,23 @@ impl Party {
     }
 }
 
-impl Factors {
-    fn load(&mut self, source: &Source<'_>, first: bool, from: usize, len: usize) {
-        let Self { public, share, mask, top } = self;
+impl<'a> Factors<'a> {
+    fn load(&mut self, source: &Source<'a>, first: bool, from: usize, len: usize) {
+        let Self { lent, public, share, mask, top } = self;
         [&mut *public, &mut **share, &mut **mask, &mut **top].into_iter().for_each(|list| {
             list.clear();
             list.reserve_exact(len);
         });
-        source.view.copy(source.hat, from, len, public);
-        source.view.copy(source.share, from, len, share);
+        let negated = matches!(source.kind, Kind::Bit { negated: true });
+        let changed = negated || matches!(source.kind, Kind::Lifted(_));
+        lent.public = source.view.stretch(source.hat, from, len).filter(|_| !changed);
+        lent.share = source.view.stretch(source.share, from, len).filter(|_| !negated);
+        if lent.public.is_none() {
+            source.view.copy(source.hat, from, len, public);
+        }
+        if lent.share.is_none() {
+            source.view.copy(source.share, from, len, share);
+        }
         match source.kind {
             Kind::Plain => {}
             Kind::Lifted(bits) => {
@@ -175,15 +192,23 @@ impl Factors {
                     public.iter_mut().for_each(|h| *h ^= 1);
                     share.iter_mut().for_each(|s| *s = u64::from(first).wrapping_sub(*s));
                 }
-                mask.extend(public.iter().map(|h| (2 * h).wrapping_sub(1)));
+                mask.extend(lent.public.unwrap_or(public).iter().map(|h| (2 * h).wrapping_sub(1)));
             }
         }
+    }
+
+    fn public(&self) -> &[u64] {
+        self.lent.public.unwrap_or(&self.public)
+    }
+
+    fn share(&self) -> &[u64] {
+        self.lent.share.unwrap_or(&self.share)
     }
 
     /// The words that a choice contributes; none if they are all 1.
     fn chosen(&self, choice: Option<Term>) -> Option<&[u64]> {
         match choice {
-            None => Some(&self.public),
+            None => Some(self.public()),
             Some(Term::Mask) if self.mask.is_empty() => None,
             Some(Term::Mask) => Some(&self.mask),
             Some(Term::Top) => Some(&self.top),
@@ -192,26 +217,26 @@ impl Factors {
 }
 
 /// Appends `Σ_i x_i·Π_{j≠i} P_j`, and with the first party `(1-k)·Π P_i`.
-fn own_part(factors: &[Factors], first: bool, len: usize, rooms: &mut [Wiped<u64>; 2], out: &mut Vec<u64>) {
+fn own_part(factors: &[Factors<'_>], first: bool, len: usize, rooms: &mut [Wiped<u64>; 2], out: &mut Vec<u64>) {
     let at = out.len();
     out.resize(at + len, 0);
     let out = &mut out[at..];
     let [product, own] = rooms;
     for (i, form) in factors.iter().enumerate() {
-        let others = factors.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, f)| f.public.as_slice());
+        let others = factors.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, f)| f.public());
         if first && i > 0 {
             // (1-k)·Π P_i, one product with each form but the first.
-            kernel::differences(&mut own[..len], &form.share, &form.public);
+            kernel::differences(&mut own[..len], form.share(), form.public());
             add_product(&own[..len], others, false, &mut product[..len], out);
         } else {
-            add_product(&form.share, others, false, &mut product[..len], out);
+            add_product(form.share(), others, false, &mut product[..len], out);
         }
     }
 }
 
 /// Adds one summand: the dealer's monomial times the chosen coefficients.
 fn dealt_part(
-    factors: &[Factors],
+    factors: &[Factors<'_>],
     (choice, negative): (&[Option<Term>], bool),
     secret: &[u64],
     product: &mut [u64],
