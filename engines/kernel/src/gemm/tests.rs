@@ -1,3 +1,5 @@
+#[cfg(target_arch = "x86_64")]
+use super::limbs::Instructions;
 use super::weights::Kernel;
 use super::*;
 use crate::Prg;
@@ -19,8 +21,10 @@ fn weights(label: u8, count: usize) -> Vec<i32> {
 /// Every kernel for public weights that this CPU can run.
 fn kernels() -> Vec<Kernel> {
     #[cfg(target_arch = "x86_64")]
-    return [Kernel::Portable, Kernel::Avx2, Kernel::Mullo, Kernel::Madd52]
+    return [Instructions::Avx2, Instructions::Avx512, Instructions::Vnni]
+        .map(Kernel::Limbs)
         .into_iter()
+        .chain([Kernel::Portable])
         .filter(|kernel| kernel.is_available(crate::cpu::Cpu::detected()))
         .collect();
     #[cfg(not(target_arch = "x86_64"))]

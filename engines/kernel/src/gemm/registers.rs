@@ -1,0 +1,186 @@
+//! Registers of 32-bit sums, for the product by limbs.
+
+use core::arch::x86_64::{
+    __m128i, __m256i, __m512i, _mm_cvtsi32_si128, _mm256_add_epi32, _mm256_add_epi64, _mm256_castsi256_si128,
+    _mm256_cvtepi32_epi64, _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi32,
+    _mm256_setzero_si256, _mm256_sll_epi64, _mm256_storeu_si256, _mm512_add_epi32, _mm512_add_epi64, _mm512_castsi512_si256,
+    _mm512_cvtepi32_epi64, _mm512_dpwssd_epi32, _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_madd_epi16,
+    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_sll_epi64, _mm512_storeu_si512,
+};
+
+/// A register of 32-bit sums, or of as many pairs of signed 16-bit numbers.
+///
+/// # Safety
+/// Calling any function needs the CPU features of the type. All are inlined, so that they compile for their caller's features.
+pub(super) trait Register: Copy {
+    /// Sums of a register.
+    const LANES: usize;
+
+    /// Zeros.
+    unsafe fn zero() -> Self;
+
+    /// The pairs at `from`, which has `2 · LANES` readable numbers.
+    unsafe fn load(from: *const i16) -> Self;
+
+    /// The pair at `from` in all lanes.
+    unsafe fn splat(from: *const i16) -> Self;
+
+    /// Every lane's sum plus both products of its pairs, mod 2^32.
+    unsafe fn add_products(self, x: Self, y: Self) -> Self;
+
+    /// Adds `2^shift` times the signed sums to the `LANES` words at `to`.
+    unsafe fn add_to(self, to: *mut u64, shift: u32);
+}
+
+/// AVX2.
+#[derive(Clone, Copy)]
+pub(super) struct Eight(__m256i);
+
+/// AVX-512 F and BW.
+#[derive(Clone, Copy)]
+pub(super) struct Sixteen(__m512i);
+
+/// AVX-512 F and VNNI.
+#[derive(Clone, Copy)]
+pub(super) struct SixteenFused(__m512i);
+
+/// The pair at `from` as one number.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "part of an inner loop")]
+unsafe fn pair(from: *const i16) -> i32 {
+    // SAFETY: the caller's contract; the read needs no alignment.
+    unsafe { from.cast::<i32>().read_unaligned() }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
+unsafe fn count(shift: u32) -> __m128i {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe { _mm_cvtsi32_si128(shift as i32) }
+}
+
+#[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
+impl Register for Eight {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { Self(_mm256_setzero_si256()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i16) -> Self {
+        // SAFETY: the trait's contract; the load needs no alignment.
+        unsafe { Self(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(from: *const i16) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { Self(_mm256_set1_epi32(pair(from))) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(self, x: Self, y: Self) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { Self(_mm256_add_epi32(self.0, _mm256_madd_epi16(x.0, y.0))) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_to(self, to: *mut u64, shift: u32) {
+        // SAFETY: the trait's contract; neither loads nor stores need alignment.
+        unsafe {
+            let halves = [_mm256_castsi256_si128(self.0), _mm256_extracti128_si256::<1>(self.0)];
+            for (at, half) in halves.into_iter().enumerate() {
+                let to = to.add(4 * at).cast();
+                let words = _mm256_sll_epi64(_mm256_cvtepi32_epi64(half), count(shift));
+                _mm256_storeu_si256(to, _mm256_add_epi64(words, _mm256_loadu_si256(to)));
+            }
+        }
+    }
+}
+
+#[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
+impl Register for Sixteen {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { Self(_mm512_setzero_si512()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i16) -> Self {
+        // SAFETY: the trait's contract; the load needs no alignment.
+        unsafe { Self(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(from: *const i16) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { Self(_mm512_set1_epi32(pair(from))) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(self, x: Self, y: Self) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { Self(_mm512_add_epi32(self.0, _mm512_madd_epi16(x.0, y.0))) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_to(self, to: *mut u64, shift: u32) {
+        // SAFETY: the trait's contract; neither loads nor stores need alignment.
+        unsafe {
+            let halves = [_mm512_castsi512_si256(self.0), _mm512_extracti64x4_epi64::<1>(self.0)];
+            for (at, half) in halves.into_iter().enumerate() {
+                let to = to.add(8 * at).cast();
+                let words = _mm512_sll_epi64(_mm512_cvtepi32_epi64(half), count(shift));
+                _mm512_storeu_si512(to, _mm512_add_epi64(words, _mm512_loadu_si512(to)));
+            }
+        }
+    }
+}
+
+#[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
+impl Register for SixteenFused {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { Self(_mm512_setzero_si512()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i16) -> Self {
+        // SAFETY: the trait's contract; the load needs no alignment.
+        unsafe { Self(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(from: *const i16) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { Self(_mm512_set1_epi32(pair(from))) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(self, x: Self, y: Self) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { Self(_mm512_dpwssd_epi32(self.0, x.0, y.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_to(self, to: *mut u64, shift: u32) {
+        // SAFETY: the trait's contract; neither loads nor stores need alignment.
+        unsafe {
+            let halves = [_mm512_castsi512_si256(self.0), _mm512_extracti64x4_epi64::<1>(self.0)];
+            for (at, half) in halves.into_iter().enumerate() {
+                let to = to.add(8 * at).cast();
+                let words = _mm512_sll_epi64(_mm512_cvtepi32_epi64(half), count(shift));
+                _mm512_storeu_si512(to, _mm512_add_epi64(words, _mm512_loadu_si512(to)));
+            }
+        }
+    }
+}
