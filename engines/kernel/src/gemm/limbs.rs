@@ -19,6 +19,7 @@
 use super::PARALLEL_FROM;
 use super::blocking::{Block, Out, blocks, sweep};
 use super::registers::{Eight, Register, Sixteen, SixteenFused};
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use rayon::prelude::*;
 
 /// Limbs' rows of a tile: with two registers of columns 12 sums, which leaves room for the operands among 16 registers.
@@ -327,6 +328,13 @@ impl Tile {
     unsafe fn add<R: Register, const ROWS: usize>(mut self) {
         // SAFETY: the same contract; step `l < depth` reads a pair of each row, and two registers of columns.
         unsafe {
+            // The rows of the output are far apart, and the loop hides that they come from a second-level cache.
+            for r in 0..(self.limb + ROWS - 1) / self.cut.limbs + 1 {
+                let row = self.out.wrapping_add(r * self.columns).cast::<i8>();
+                for line in (0..REGISTERS * R::LANES * size_of::<u64>()).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line));
+                }
+            }
             let mut sums = [[R::zero(); REGISTERS]; ROWS];
             for l in (0..self.depth).step_by(2) {
                 let at = self.w.add(REGISTERS * R::LANES * l);
