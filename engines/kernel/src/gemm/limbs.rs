@@ -329,7 +329,7 @@ impl Tile {
         // SAFETY: the same contract; step `l < depth` reads a pair of each row, and two registers of columns.
         unsafe {
             // The rows of the output are far apart, and the loop hides that they come from a second-level cache.
-            for r in 0..(self.limb + ROWS - 1) / self.cut.limbs + 1 {
+            for r in 0..=(self.limb + ROWS - 1) / self.cut.limbs {
                 let row = self.out.wrapping_add(r * self.columns).cast::<i8>();
                 for line in (0..REGISTERS * R::LANES * size_of::<u64>()).step_by(64) {
                     _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line));
@@ -371,10 +371,8 @@ impl Tile {
         let mut row = [0u64; MAX_WIDTH];
         // SAFETY: `row` has as many columns as any panel.
         unsafe { add_row(sums, row.as_mut_ptr(), shift) };
-        for (c, word) in row[..self.width].iter().enumerate() {
-            // SAFETY: the row's `width` columns are promised.
-            unsafe { *self.out.add(c) = (*self.out.add(c)).wrapping_add(*word) };
-        }
+        // SAFETY: the row's `width` columns are promised.
+        unsafe { add_words(&row[..self.width], self.out) };
     }
 }
 
@@ -388,5 +386,17 @@ unsafe fn add_row<R: Register>(sums: &[R; REGISTERS], to: *mut u64, shift: u32) 
     for (c, sum) in sums.iter().enumerate() {
         // SAFETY: the same contract.
         unsafe { sum.add_to(to.add(c * R::LANES), shift) }
+    }
+}
+
+/// Adds words to as many at `to`; apart, so that the loop over a tile's rows is small enough to be unrolled.
+///
+/// # Safety
+/// `to` has as many words.
+#[inline(never)]
+unsafe fn add_words(from: &[u64], to: *mut u64) {
+    for (c, word) in from.iter().enumerate() {
+        // SAFETY: the same contract.
+        unsafe { *to.add(c) = (*to.add(c)).wrapping_add(*word) };
     }
 }

@@ -111,7 +111,7 @@ fn expect_public_products(x: &[u64], w: &[i32], (m, k, n): (usize, usize, usize)
 
 /// Words whose limbs of `width` bits are all the lowest ones, then all the highest.
 fn extreme_limbs(width: u32) -> [u64; 2] {
-    let all = |limb: i64| (0..64 / width + 1).rev().fold(0u64, |x, _| (x << width).wrapping_add(limb as u64));
+    let all = |limb: i64| (0..=64 / width).rev().fold(0u64, |x, _| (x << width).wrapping_add(limb as u64));
     [all(-1 << (width - 1)), all((1 << (width - 1)) - 1)]
 }
 
@@ -178,7 +178,7 @@ proptest! {
         label: u8,
     ) {
         let size = |w: u64, bits: u32| ((w as i64) >> (63 - bits)).clamp(1 - i64::from(MAX_WEIGHT), i64::from(MAX_WEIGHT) - 1) as i32;
-        let outlier = |at: usize| outliers.is_some_and(|every| at % every == 0);
+        let outlier = |at: usize| outliers.is_some_and(|every| at.is_multiple_of(every));
         let w = words(label, n * k).into_iter().enumerate();
         let w: Vec<i32> = w.map(|(at, w)| size(w, if outlier(at) { 23 } else { weight_bits })).collect();
         expect_public_products(&words(label ^ 1, m * k), &w, (m, k, n), [bits, 64].into_iter());
