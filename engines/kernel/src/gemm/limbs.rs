@@ -9,7 +9,7 @@
 //! and each limb is a row of its own in the inner loop. Its sums of products with a column's weights have 32 bits and are exact while
 //!
 //! ```text
-//! 2^{L-1} Σ_l |w_l| ≤ 2^31,
+//! 2^{L-1} Σ_l |w_l| < 2^31,
 //! ```
 //!
 //! the sum over the [`Cut::depth`] steps of `k` after which they are added to the words of the output, at their place; the last limb's need only be right

@@ -11,7 +11,8 @@ use core::arch::x86_64::{
 /// A register of 32-bit sums, or of as many pairs of signed 16-bit numbers.
 ///
 /// # Safety
-/// Calling any function needs the CPU features of the type. All are inlined, so that they compile for their caller's features.
+/// Calling any function needs the CPU features of the type, `load` `2 · LANES` readable numbers, `splat` two, and `add_to` `LANES` accessible words. All
+/// are inlined, so that they compile for their caller's features.
 pub(super) trait Register: Copy {
     /// Sums of a register.
     const LANES: usize;
@@ -19,7 +20,7 @@ pub(super) trait Register: Copy {
     /// Zeros.
     unsafe fn zero() -> Self;
 
-    /// The pairs at `from`, which has `2 · LANES` readable numbers.
+    /// The pairs at `from`.
     unsafe fn load(from: *const i16) -> Self;
 
     /// The pair at `from` in all lanes.
@@ -28,7 +29,7 @@ pub(super) trait Register: Copy {
     /// Every lane's sum plus both products of its pairs, mod 2^32.
     unsafe fn add_products(self, x: Self, y: Self) -> Self;
 
-    /// Adds `2^shift` times the signed sums to the `LANES` words at `to`.
+    /// Adds `2^shift` times the signed sums to the words at `to`.
     unsafe fn add_to(self, to: *mut u64, shift: u32);
 }
 
@@ -45,16 +46,20 @@ pub(super) struct Sixteen(__m512i);
 pub(super) struct SixteenFused(__m512i);
 
 /// The pair at `from` as one number.
+///
+/// # Safety
+/// Two numbers at `from` are readable.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "part of an inner loop")]
+#[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
 unsafe fn pair(from: *const i16) -> i32 {
     // SAFETY: the caller's contract; the read needs no alignment.
     unsafe { from.cast::<i32>().read_unaligned() }
 }
 
+/// A shift's count as the instructions take it.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
-unsafe fn count(shift: u32) -> __m128i {
+fn count(shift: u32) -> __m128i {
     // SAFETY: SSE2 is part of x86-64.
     unsafe { _mm_cvtsi32_si128(shift as i32) }
 }
