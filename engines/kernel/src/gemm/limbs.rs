@@ -56,6 +56,9 @@ pub(super) enum Instructions {
     Avx512,
     /// `vpdpwssd`: AVX-512 VNNI.
     Vnni,
+    /// Portable code at the width of AVX-512.
+    #[cfg(test)]
+    Plain,
 }
 
 impl Instructions {
@@ -64,6 +67,8 @@ impl Instructions {
         match self {
             Instructions::Avx2 => REGISTERS * Eight::LANES,
             Instructions::Avx512 | Instructions::Vnni => REGISTERS * Sixteen::LANES,
+            #[cfg(test)]
+            Instructions::Plain => REGISTERS * super::registers::Plain::LANES,
         }
     }
 }
@@ -225,6 +230,8 @@ pub(super) unsafe fn add_product(x: &[u64], rows: usize, w: &Panels, shift: u32,
                 Instructions::Avx2 => add_block_avx2(&product, *block),
                 Instructions::Avx512 => add_block_avx512(&product, *block),
                 Instructions::Vnni => add_block_vnni(&product, *block),
+                #[cfg(test)]
+                Instructions::Plain => add_block::<super::registers::Plain>(&product, *block),
             }
         }
     };

@@ -189,3 +189,47 @@ impl Register for SixteenFused {
         }
     }
 }
+
+/// Sixteen sums in portable code: the width of AVX-512 for tests on CPUs without it.
+#[cfg(test)]
+#[derive(Clone, Copy)]
+pub(super) struct Plain([i32; 16]);
+
+#[cfg(test)]
+impl Plain {
+    /// Lane `lane`'s pair.
+    fn pair(self, lane: usize) -> [i32; 2] {
+        [self.0[lane] as i16, (self.0[lane] >> 16) as i16].map(i32::from)
+    }
+}
+
+#[cfg(test)]
+impl Register for Plain {
+    const LANES: usize = 16;
+
+    unsafe fn zero() -> Self {
+        Self([0; 16])
+    }
+
+    unsafe fn load(from: *const i16) -> Self {
+        // SAFETY: the trait's contract.
+        Self(std::array::from_fn(|lane| unsafe { pair(from.add(2 * lane)) }))
+    }
+
+    unsafe fn splat(from: *const i16) -> Self {
+        // SAFETY: the trait's contract.
+        Self([unsafe { pair(from) }; 16])
+    }
+
+    unsafe fn add_products(self, x: Self, y: Self) -> Self {
+        let products = |lane| x.pair(lane).into_iter().zip(y.pair(lane)).map(|(x, y)| x * y);
+        Self(std::array::from_fn(|lane| products(lane).fold(self.0[lane], i32::wrapping_add)))
+    }
+
+    unsafe fn add_to(self, to: *mut u64, shift: u32) {
+        for (lane, sum) in self.0.into_iter().enumerate() {
+            // SAFETY: the trait's contract.
+            unsafe { *to.add(lane) = (*to.add(lane)).wrapping_add((i64::from(sum) as u64) << shift) };
+        }
+    }
+}

@@ -21,7 +21,7 @@ fn weights(label: u8, count: usize) -> Vec<i32> {
 /// Every kernel for public weights that this CPU can run.
 fn kernels() -> Vec<Kernel> {
     #[cfg(target_arch = "x86_64")]
-    return [Instructions::Avx2, Instructions::Avx512, Instructions::Vnni]
+    return [Instructions::Avx2, Instructions::Avx512, Instructions::Vnni, Instructions::Plain]
         .map(Kernel::Limbs)
         .into_iter()
         .chain([Kernel::Portable])

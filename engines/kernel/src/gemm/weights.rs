@@ -68,7 +68,7 @@ impl Kernel {
     pub(super) fn is_available(self, cpu: Cpu) -> bool {
         match self {
             Kernel::Portable => true,
-            Kernel::Limbs(Instructions::Avx2) => cpu.avx2,
+            Kernel::Limbs(Instructions::Avx2 | Instructions::Plain) => cpu.avx2,
             Kernel::Limbs(Instructions::Avx512) => cpu.avx512,
             Kernel::Limbs(Instructions::Vnni) => cpu.vnni,
         }
@@ -84,6 +84,8 @@ pub(crate) fn public_kernel_name() -> &'static str {
         Kernel::Limbs(Instructions::Avx512) => "AVX-512 vpmaddwd",
         #[cfg(target_arch = "x86_64")]
         Kernel::Limbs(Instructions::Vnni) => "AVX-512 VNNI",
+        #[cfg(all(test, target_arch = "x86_64"))]
+        Kernel::Limbs(Instructions::Plain) => "portable",
     }
 }
 
