@@ -12,13 +12,13 @@
 //! 2^{L-1} Σ_l |w_l| < 2^31,
 //! ```
 //!
-//! the sum over the [`Cut::depth`] steps of `k` after which they are added to the words of the output, at their place; the last limb's need only be right
-//! mod 2^16. The weights are public and known when they are packed, so [`AbsoluteSums`] has the largest of these sums for every depth, and
+//! the sum over the [`Cut::depth`] steps of `k` after which they are added to the words of the output, at their place; the last limb's need only be
+//! right mod 2^16. The weights are public and known when they are packed, so [`AbsoluteSums`] has the largest of these sums for every depth, and
 //! [`Cut::best`] trades few limbs for few visits to the output.
 
 use super::PARALLEL_FROM;
 use super::blocking::{Block, Out, blocks, sweep};
-use super::registers::{Eight, Register, Sixteen, SixteenFused};
+use super::registers::{Eight, Register, Sixteen};
 use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use rayon::prelude::*;
 
@@ -34,8 +34,8 @@ const MAX_WIDTH: usize = REGISTERS * 16;
 /// Steps of `k` between visits to the output at least: with so few, sums of limbs of 14 bits are exact for all weights.
 const MIN_DEPTH: usize = 8;
 
-/// Depths that sums are made for, powers of two from [`MIN_DEPTH`] on. With the largest, 256, a panel's slice of at most 16 KiB and a tile's 3 KiB fit a
-/// first-level cache.
+/// Depths that sums are made for, powers of two from [`MIN_DEPTH`] on. With the largest, 256, a panel's slice of at most 16 KiB and a tile's 3 KiB
+/// fit a first-level cache.
 const DEPTHS: usize = 6;
 
 /// Steps of `k` between visits to a panel: so much of all rows, 8 bytes a word in four limbs, stays in a second-level cache from panel to panel.
@@ -66,7 +66,7 @@ impl Instructions {
     fn width(self) -> usize {
         match self {
             Instructions::Avx2 => REGISTERS * Eight::LANES,
-            Instructions::Avx512 | Instructions::Vnni => REGISTERS * Sixteen::LANES,
+            Instructions::Avx512 | Instructions::Vnni => REGISTERS * Sixteen::<false>::LANES,
             #[cfg(test)]
             Instructions::Plain => REGISTERS * super::registers::Plain::LANES,
         }
@@ -256,7 +256,7 @@ unsafe fn add_block_avx2(product: &Product<'_>, block: Block) {
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn add_block_avx512(product: &Product<'_>, block: Block) {
     // SAFETY: the same contract.
-    unsafe { add_block::<Sixteen>(product, block) }
+    unsafe { add_block::<Sixteen<false>>(product, block) }
 }
 
 /// # Safety
@@ -264,14 +264,14 @@ unsafe fn add_block_avx512(product: &Product<'_>, block: Block) {
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn add_block_vnni(product: &Product<'_>, block: Block) {
     // SAFETY: the same contract.
-    unsafe { add_block::<SixteenFused>(product, block) }
+    unsafe { add_block::<Sixteen<true>>(product, block) }
 }
 
 /// Adds a block of the product; its tiles are of [`TILE`] rows of `x`, which are as many tiles of limbs' rows as a word has limbs.
 ///
 /// # Safety
-/// The operands are packed for the shape and for panels of `R`'s width, nothing else accesses the block's cells of `out`, and the CPU has the features of
-/// `R`.
+/// The operands are packed for the shape and for panels of `R`'s width, nothing else accesses the block's cells of `out`, and the CPU has the
+/// features of `R`.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
 unsafe fn add_block<R: Register>(product: &Product<'_>, block: Block) {
@@ -328,8 +328,8 @@ struct Tile {
 
 impl Tile {
     /// # Safety
-    /// `x` and `w` have so many readable numbers, `depth` is even, `out` has `width` accessible columns in each row, at distance `columns`, that the `ROWS`
-    /// limbs belong to, and the CPU has the features of `R`.
+    /// `x` and `w` have so many readable numbers, `depth` is even, `out` has `width` accessible columns in each row, at distance `columns`, that the
+    /// `ROWS` limbs belong to, and the CPU has the features of `R`.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
     unsafe fn add<R: Register, const ROWS: usize>(mut self) {

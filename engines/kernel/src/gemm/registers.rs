@@ -11,8 +11,8 @@ use core::arch::x86_64::{
 /// A register of 32-bit sums, or of as many pairs of signed 16-bit numbers.
 ///
 /// # Safety
-/// Calling any function needs the CPU features of the type, `load` `2 · LANES` readable numbers, `splat` two, and `add_to` `LANES` accessible words. All
-/// are inlined, so that they compile for their caller's features.
+/// Calling any function needs the CPU features of the type, `load` `2 · LANES` readable numbers, `splat` two, and `add_to` `LANES` accessible
+/// words. All are inlined, so that they compile for their caller's features.
 pub(super) trait Register: Copy {
     /// Sums of a register.
     const LANES: usize;
@@ -37,13 +37,9 @@ pub(super) trait Register: Copy {
 #[derive(Clone, Copy)]
 pub(super) struct Eight(__m256i);
 
-/// AVX-512 F and BW.
+/// AVX-512 F and BW, or VNNI if `FUSED`.
 #[derive(Clone, Copy)]
-pub(super) struct Sixteen(__m512i);
-
-/// AVX-512 F and VNNI.
-#[derive(Clone, Copy)]
-pub(super) struct SixteenFused(__m512i);
+pub(super) struct Sixteen<const FUSED: bool>(__m512i);
 
 /// The pair at `from` as one number.
 ///
@@ -107,7 +103,7 @@ impl Register for Eight {
 }
 
 #[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
-impl Register for Sixteen {
+impl<const FUSED: bool> Register for Sixteen<FUSED> {
     const LANES: usize = 16;
 
     #[inline(always)]
@@ -131,49 +127,13 @@ impl Register for Sixteen {
     #[inline(always)]
     unsafe fn add_products(self, x: Self, y: Self) -> Self {
         // SAFETY: the trait's contract.
-        unsafe { Self(_mm512_add_epi32(self.0, _mm512_madd_epi16(x.0, y.0))) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_to(self, to: *mut u64, shift: u32) {
-        // SAFETY: the trait's contract; neither loads nor stores need alignment.
         unsafe {
-            let halves = [_mm512_castsi512_si256(self.0), _mm512_extracti64x4_epi64::<1>(self.0)];
-            for (at, half) in halves.into_iter().enumerate() {
-                let to = to.add(8 * at).cast();
-                let words = _mm512_sll_epi64(_mm512_cvtepi32_epi64(half), count(shift));
-                _mm512_storeu_si512(to, _mm512_add_epi64(words, _mm512_loadu_si512(to)));
-            }
+            Self(if FUSED {
+                _mm512_dpwssd_epi32(self.0, x.0, y.0)
+            } else {
+                _mm512_add_epi32(self.0, _mm512_madd_epi16(x.0, y.0))
+            })
         }
-    }
-}
-
-#[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]
-impl Register for SixteenFused {
-    const LANES: usize = 16;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: the trait's contract.
-        unsafe { Self(_mm512_setzero_si512()) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const i16) -> Self {
-        // SAFETY: the trait's contract; the load needs no alignment.
-        unsafe { Self(_mm512_loadu_si512(from.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn splat(from: *const i16) -> Self {
-        // SAFETY: the trait's contract.
-        unsafe { Self(_mm512_set1_epi32(pair(from))) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_products(self, x: Self, y: Self) -> Self {
-        // SAFETY: the trait's contract.
-        unsafe { Self(_mm512_dpwssd_epi32(self.0, x.0, y.0)) }
     }
 
     #[inline(always)]
