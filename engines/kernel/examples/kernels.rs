@@ -40,6 +40,15 @@ fn words(count: usize) -> Vec<u64> {
     words
 }
 
+/// Weights as trained ones are: with fifteen bits after the point of size 0.04, but for one in 4096 of size 1.
+fn trained_weights(count: usize) -> Vec<i32> {
+    let weight = |(at, w): (usize, &u64)| {
+        let sum: i32 = w.to_le_bytes()[..4].iter().map(|b| i32::from(*b as i8)).sum();
+        if at % 4096 == 1000 { 225 * sum } else { 9 * sum }
+    };
+    words(count).iter().enumerate().map(weight).collect()
+}
+
 fn seeds(label: u8, count: usize) -> Vec<u128> {
     let mut words = vec![0; 2 * count];
     Prg::new([label; 16]).fill_u64(0, &mut words);
@@ -80,12 +89,22 @@ fn products(hertz: f64) {
     };
     for (m, k, n) in [(128, 768, 768), (128, 768, 3072), (128, 3072, 768), (8, 768, 768), (1, 768, 768)] {
         let x = words(m * k);
-        let w: Vec<i32> = words(n * k).iter().map(|w| *w as i32 >> 16).collect();
-        let w = PackedWeights::pack(&w, n, k);
+        let w = PackedWeights::pack(&trained_weights(n * k), n, k);
         let mut out = vec![0; m * n];
-        for bits in [64, 56, 42] {
+        for bits in [64, 57, 51, 41] {
             let time = best(|| gemm_public(black_box(&x), m, &w, bits, &mut out));
             show(format!("gemm_public {m}x{k}x{n}, {bits} bits"), m * k * n, time);
+        }
+    }
+    for width in [16, 18, 23] {
+        let (m, k, n) = (128, 768, 768);
+        let x = words(m * k);
+        let w: Vec<i32> = words(n * k).iter().map(|w| (*w as i32 >> (32 - width)).max(1 - (1 << (width - 1)))).collect();
+        let w = PackedWeights::pack(&w, n, k);
+        let mut out = vec![0; m * n];
+        for bits in [64, 57, 41] {
+            let time = best(|| gemm_public(black_box(&x), m, &w, bits, &mut out));
+            show(format!("gemm_public, w {width} bits, {bits} bits"), m * k * n, time);
         }
     }
     for (m, k, n) in [(128, 768, 768), (128, 64, 128), (128, 128, 64), (128, 768, 16), (128, 16, 768), (1, 768, 768)] {

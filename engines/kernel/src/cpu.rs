@@ -7,18 +7,14 @@ use std::sync::OnceLock;
 pub(crate) struct Cpu {
     /// AVX2, with the bit counts and shifts of its time (POPCNT, BMI1, BMI2).
     pub(crate) avx2: bool,
-    /// Fused multiply-adds, besides AVX2.
-    pub(crate) fma: bool,
-    /// AVX-512 F, DQ, BW and VL.
+    /// AVX-512 F, DQ, BW and VL, besides AVX2.
     pub(crate) avx512: bool,
-    /// 52-bit integer multiply-add.
-    pub(crate) ifma: bool,
+    /// Sums of 16-bit products, besides AVX-512.
+    pub(crate) vnni: bool,
     /// Byte permutations of a whole register.
     pub(crate) vbmi: bool,
     /// The registers that the block cipher and the point functions use.
     pub(crate) aes: BlockCipher,
-    /// `vpmullq` is one micro-operation (AMD); elsewhere it is three, and two 52-bit multiply-adds beat it.
-    pub(crate) fast_mul64: bool,
 }
 
 /// How blocks are encrypted.
@@ -72,32 +68,26 @@ impl Cpu {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Cpu {
-    let avx512 = is_x86_feature_detected!("avx512f")
+    let old = is_x86_feature_detected!("popcnt") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2");
+    let avx2 = old && is_x86_feature_detected!("avx2");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl");
-    let leaf = core::arch::x86_64::__cpuid(0);
-    let old = is_x86_feature_detected!("popcnt") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2");
-    let avx2 = old && is_x86_feature_detected!("avx2");
     Cpu {
         avx2,
-        fma: avx2 && is_x86_feature_detected!("fma"),
         avx512,
-        ifma: avx512 && is_x86_feature_detected!("avx512ifma"),
+        vnni: avx512 && is_x86_feature_detected!("avx512vnni"),
         vbmi: avx512 && is_x86_feature_detected!("avx512vbmi"),
         aes: BlockCipher::detect(avx2, avx512),
-        fast_mul64: (leaf.ebx, leaf.edx, leaf.ecx) == AUTHENTIC_AMD,
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Cpu {
-    Cpu { avx2: false, fma: false, avx512: false, ifma: false, vbmi: false, aes: BlockCipher::Portable, fast_mul64: false }
+    Cpu { avx2: false, avx512: false, vnni: false, vbmi: false, aes: BlockCipher::Portable }
 }
-
-/// The vendor words `AuthenticAMD` in the order ebx, edx, ecx.
-#[cfg(target_arch = "x86_64")]
-const AUTHENTIC_AMD: (u32, u32, u32) = (u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"enti"), u32::from_le_bytes(*b"cAMD"));
 
 /// Says which kernels run-time detection picked, in one line for logs and result records.
 pub fn description() -> String {

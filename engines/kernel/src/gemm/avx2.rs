@@ -3,13 +3,12 @@
 //! A word is `x = x0 + 2^32 x1` with signed halves `-2^31 ≤ x0, x1 < 2^31`, so that
 //!
 //! ```text
-//! x·w = x0·w + 2^32 (x1·w)                    mod 2^64   for a weight w,
-//! x·y = x0·y0 + 2^32 (x0·y1 + x1·y0)          mod 2^64   for a word y.
+//! x·y = x0·y0 + 2^32 (x0·y1 + x1·y0)          mod 2^64.
 //! ```
 //!
 //! Of the high terms only the residue mod 2^32 counts, so `vpmulld` makes them, eight columns a register; of the low one `vpmuldq` makes the
 //! whole products, four columns a register, and their sums wrap mod 2^64. Both matrices are packed as for AVX-512: `a` in tiles
-//! `[k, rows]` of words in two halves, `b` in panels of [`WIDTH`] halves, in one plane for weights and two for words.
+//! `[k, rows]` of words in two halves, `b` in two planes of panels of [`WIDTH`] halves.
 
 use super::blocking::{Block, Out, blocks, pack_tiles, sweep};
 use super::panel::{self, WIDTH};
@@ -33,15 +32,6 @@ const DEPTH: usize = 128;
 /// Steps of `k` between visits to a panel: so much of all tiles stays in a second-level cache from panel to panel.
 const REACH: usize = 2 * DEPTH;
 
-/// A right-hand matrix in panels of halves.
-#[derive(Clone, Copy)]
-pub(super) enum Panels<'a> {
-    /// Low and high halves of words.
-    Words([&'a [i32]; 2]),
-    /// Weights, which have no high half.
-    Weights(&'a [i32]),
-}
-
 /// Words as `[x0, x1]` in memory: `x1` is the high word plus the carry that a negative `x0` takes back.
 fn halves(x: u64) -> u64 {
     x.wrapping_add((x & 0x8000_0000) << 1)
@@ -51,38 +41,23 @@ fn halves(x: u64) -> u64 {
 ///
 /// # Safety
 /// The CPU has AVX2.
-pub(super) unsafe fn multiply_words(a: &[u64], b: &[u64], transposed: bool, m: usize, k: usize, n: usize, out: &mut [u64]) {
+pub(super) unsafe fn multiply(a: &[u64], b: &[u64], transposed: bool, m: usize, k: usize, n: usize, out: &mut [u64]) {
+    assert!(a.len() == m * k && b.len() == k * n && out.len() == m * n, "shapes agree");
+    if k == 0 || out.is_empty() {
+        return;
+    }
     let (low, high) = (|x: u64| x as i32, |x: u64| (halves(x) >> 32) as i32);
-    let panels = if transposed {
+    let b = if transposed {
         [panel::from_columns(b, k, n, low), panel::from_columns(b, k, n, high)]
     } else {
         [panel::from_rows(b, k, n, low), panel::from_rows(b, k, n, high)]
     };
-    // SAFETY: the caller's contract.
-    unsafe { multiply(a, Panels::Words([&panels[0], &panels[1]]), m, k, n, out, true) }
-}
-
-/// `out = a · b`, or `out += a · b` if `add`, with `b` in panels.
-///
-/// # Safety
-/// The CPU has AVX2.
-pub(super) unsafe fn multiply(a: &[u64], b: Panels<'_>, m: usize, k: usize, n: usize, out: &mut [u64], add: bool) {
-    let (Panels::Words([first, _]) | Panels::Weights(first)) = b;
-    let last = if let Panels::Words([_, high]) = b { high } else { first };
-    let packed = n.div_ceil(WIDTH) * k * WIDTH;
-    assert!(a.len() == m * k && out.len() == m * n && first.len() == packed && last.len() == packed, "shapes agree");
-    if !add {
-        out.fill(0);
-    }
-    if k == 0 || out.is_empty() {
-        return;
-    }
-    let tiles = pack_tiles(a, k, TILE, |x| [halves(x)]);
+    let tiles = pack_tiles(a, k, TILE, halves);
     let target = Out { start: out.as_mut_ptr(), columns: n };
     let run = |block: &Block| {
-        // SAFETY: the caller vouches for the CPU. The assertion above fixes the lengths of `out`, the panels and (through
-        // `a`) the tiles; blocks lie inside the output and are pairwise disjoint.
-        unsafe { multiply_block(&tiles, b, m, k, target, *block) }
+        // SAFETY: the caller vouches for the CPU. The assertion above fixes the lengths of `out` and (through `a` and `b`) of the tiles
+        // and the panels; blocks lie inside the output and are pairwise disjoint.
+        unsafe { multiply_block(&tiles, &b, m, k, target, *block) }
     };
     let blocks = blocks(m.div_ceil(TILE), n.div_ceil(WIDTH), m * k * n);
     if let [block] = &blocks[..] {
@@ -96,7 +71,7 @@ pub(super) unsafe fn multiply(a: &[u64], b: Panels<'_>, m: usize, k: usize, n: u
 /// As [`multiply`]; `tiles` and `b` are packed for `m` rows, `k` steps and `out.columns` columns, and nothing else
 /// accesses the block's cells of `out`.
 #[target_feature(enable = "avx2")]
-unsafe fn multiply_block(tiles: &[u64], b: Panels<'_>, m: usize, k: usize, out: Out, block: Block) {
+unsafe fn multiply_block(tiles: &[u64], [low, high]: &[Vec<i32>; 2], m: usize, k: usize, out: Out, block: Block) {
     for (panel, start) in sweep(k, REACH, DEPTH, block.panels) {
         let depth = DEPTH.min(k - start);
         for t in block.tiles.0..block.tiles.1 {
@@ -112,10 +87,7 @@ unsafe fn multiply_block(tiles: &[u64], b: Panels<'_>, m: usize, k: usize, out: 
                     columns: out.columns,
                     width: (out.columns - panel * WIDTH).min(WIDTH),
                 };
-                match b {
-                    Panels::Weights(w) => tile.add(rows, [w.as_ptr().add(from)]),
-                    Panels::Words([low, high]) => tile.add(rows, [low.as_ptr().add(from), high.as_ptr().add(from)]),
-                }
+                tile.add(rows, [low.as_ptr().add(from), high.as_ptr().add(from)]);
             }
         }
     }
@@ -136,22 +108,22 @@ struct Tile {
 type Sums<const ROWS: usize> = [[__m256i; 2]; ROWS];
 
 impl Tile {
-    /// Adds the product with a panel's slice, given as one plane or two.
+    /// Adds the product with a panel's slice.
     ///
     /// # Safety
     /// `a` has `2 · rows · depth` and each plane `WIDTH · depth` readable halves, `out` has `rows` rows of `width` columns at distance
     /// `columns`, rows are 1 to [`TILE`], and the CPU has AVX2.
     #[target_feature(enable = "avx2")]
-    unsafe fn add<const PLANES: usize>(self, rows: usize, b: [*const i32; PLANES]) {
+    unsafe fn add(self, rows: usize, b: [*const i32; 2]) {
         // SAFETY: the same contract.
         unsafe {
             match rows {
-                1 => self.add_rows::<1, PLANES>(b),
-                2 => self.add_rows::<2, PLANES>(b),
-                3 => self.add_rows::<3, PLANES>(b),
-                4 => self.add_rows::<4, PLANES>(b),
-                5 => self.add_rows::<5, PLANES>(b),
-                6 => self.add_rows::<6, PLANES>(b),
+                1 => self.add_rows::<1>(b),
+                2 => self.add_rows::<2>(b),
+                3 => self.add_rows::<3>(b),
+                4 => self.add_rows::<4>(b),
+                5 => self.add_rows::<5>(b),
+                6 => self.add_rows::<6>(b),
                 _ => unreachable!("a tile has at least one row and at most TILE"),
             }
         }
@@ -160,14 +132,11 @@ impl Tile {
     /// # Safety
     /// As [`Tile::add`], with `rows = ROWS`.
     #[target_feature(enable = "avx2")]
-    unsafe fn add_rows<const ROWS: usize, const PLANES: usize>(self, b: [*const i32; PLANES]) {
+    unsafe fn add_rows<const ROWS: usize>(self, b: [*const i32; 2]) {
         let zero = [[_mm256_setzero_si256(); 2]; ROWS];
         // SAFETY: the same contract; the high halves of `a` lie beside the low ones, the columns of a half panel beside the others'.
         unsafe {
-            let mut upper = residues(zero, self.a.add(1), b[0], self.depth);
-            if PLANES == 2 {
-                upper = residues(upper, self.a, b[1], self.depth);
-            }
+            let upper = residues(residues(zero, self.a.add(1), b[0], self.depth), self.a, b[1], self.depth);
             for half in 0..self.width.div_ceil(COLUMNS) {
                 let high = _mm256_set1_epi64x(!0 << 32);
                 let mut start = zero;

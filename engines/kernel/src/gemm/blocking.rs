@@ -3,27 +3,22 @@
 use super::PARALLEL_FROM;
 use rayon::prelude::*;
 
-/// The left-hand matrix in tiles of `tile` rows, each `[k, rows, LIMBS]`, every word in the form that `limbs` gives it.
-pub(super) fn pack_tiles<const LIMBS: usize>(
-    a: &[u64],
-    k: usize,
-    tile: usize,
-    limbs: impl Fn(u64) -> [u64; LIMBS] + Sync,
-) -> Vec<u64> {
-    let mut tiles = vec![0; a.len() * LIMBS];
+/// The left-hand matrix in tiles of `tile` rows, each `[k, rows]`, every word in the form that `form` gives it.
+pub(super) fn pack_tiles(a: &[u64], k: usize, tile: usize, form: impl Fn(u64) -> u64 + Sync) -> Vec<u64> {
+    let mut tiles = vec![0; a.len()];
     let pack = |(to, rows): (&mut [u64], &[u64])| {
         let count = rows.len() / k;
         for (r, row) in rows.chunks_exact(k).enumerate() {
-            for (to, x) in to.chunks_exact_mut(count * LIMBS).zip(row) {
-                to[LIMBS * r..][..LIMBS].copy_from_slice(&limbs(*x));
+            for (to, x) in to[r..].iter_mut().step_by(count).zip(row) {
+                *to = form(*x);
             }
         }
     };
     let step = tile * k;
     if a.len() < PARALLEL_FROM / 8 {
-        tiles.chunks_mut(step * LIMBS).zip(a.chunks(step)).for_each(pack);
+        tiles.chunks_mut(step).zip(a.chunks(step)).for_each(pack);
     } else {
-        tiles.par_chunks_mut(step * LIMBS).zip(a.par_chunks(step)).for_each(pack);
+        tiles.par_chunks_mut(step).zip(a.par_chunks(step)).for_each(pack);
     }
     tiles
 }

@@ -9,10 +9,12 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocking;
 #[cfg(target_arch = "x86_64")]
-mod fma;
+mod limbs;
 #[cfg(target_arch = "x86_64")]
 mod panel;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -48,7 +50,7 @@ pub fn gemm_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut [u
                 avx512::few_rows(a, b, k, n, out);
             } else {
                 let b = panel::from_rows(b, k, n, |x| x);
-                avx512::multiply(a, avx512::Panels::Words(&b), m, k, n, out, true);
+                avx512::multiply(a, &b, m, k, n, out);
             }
         };
     }
@@ -56,7 +58,7 @@ pub fn gemm_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut [u
     if Cpu::detected().avx2 {
         // SAFETY: AVX2 was detected.
         return unsafe {
-            if are_few(m, k, n) { avx2::few_rows(a, b, k, n, out) } else { avx2::multiply_words(a, b, false, m, k, n, out) }
+            if are_few(m, k, n) { avx2::few_rows(a, b, k, n, out) } else { avx2::multiply(a, b, false, m, k, n, out) }
         };
     }
     portable::general(a, b, k, n, out);
@@ -85,7 +87,7 @@ pub fn gemm_nt_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut
                 avx512::few_rows_transposed(a, b, k, n, out);
             } else {
                 let b = panel::from_columns(b, k, n, |x| x);
-                avx512::multiply(a, avx512::Panels::Words(&b), m, k, n, out, true);
+                avx512::multiply(a, &b, m, k, n, out);
             }
         };
     }
@@ -96,7 +98,7 @@ pub fn gemm_nt_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut
             if are_few(m, k, n) {
                 avx2::few_rows_transposed(a, b, k, n, out);
             } else {
-                avx2::multiply_words(a, b, true, m, k, n, out);
+                avx2::multiply(a, b, true, m, k, n, out);
             }
         };
     }

@@ -35,6 +35,26 @@ pub(super) fn public(x: &[u64], rows: usize, w: &[i32], inputs: usize, outputs: 
     });
 }
 
+/// One element of a sparse weight matrix.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) output: usize,
+    pub(super) input: usize,
+    pub(super) w: i32,
+}
+
+/// `out[i,j] += ⟨x[i], w[j]⟩` for a sparse `w`.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn add_sparse(x: &[u64], w: &[Entry], inputs: usize, outputs: usize, out: &mut [u64]) {
+    each_row(out, outputs, x.len() / inputs.max(1) * w.len(), |i, to| {
+        let x = &x[i * inputs..(i + 1) * inputs];
+        for Entry { output, input, w } in w {
+            to[*output] = to[*output].wrapping_add(x[*input].wrapping_mul(i64::from(*w) as u64));
+        }
+    });
+}
+
 /// `out += row · b` with `b[row.len(), out.len()]`; inlined so that it compiles for the caller's CPU features.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "a call would compile it without the caller's target features")]

@@ -1,3 +1,5 @@
+#[cfg(target_arch = "x86_64")]
+use super::limbs::Instructions;
 use super::weights::Kernel;
 use super::*;
 use crate::Prg;
@@ -19,8 +21,10 @@ fn weights(label: u8, count: usize) -> Vec<i32> {
 /// Every kernel for public weights that this CPU can run.
 fn kernels() -> Vec<Kernel> {
     #[cfg(target_arch = "x86_64")]
-    return [Kernel::Portable, Kernel::Avx2, Kernel::Mullo, Kernel::Madd52]
+    return [Instructions::Avx2, Instructions::Avx512, Instructions::Vnni, Instructions::Plain]
+        .map(Kernel::Limbs)
         .into_iter()
+        .chain([Kernel::Portable])
         .filter(|kernel| kernel.is_available(crate::cpu::Cpu::detected()))
         .collect();
     #[cfg(not(target_arch = "x86_64"))]
@@ -61,8 +65,7 @@ fn expect_products(m: usize, k: usize, n: usize) {
         for bits in [64, 56, 55, 40, 39, 20] {
             let mut out = start.clone();
             gemm_public(&a, m, &packed, bits, &mut out);
-            let low = |words: &[u64]| words.iter().map(|w| w & (u64::MAX >> (64 - bits))).collect::<Vec<_>>();
-            assert_eq!(low(&out), low(&expected), "gemm_public {kernel:?} {bits} {m} {k} {n}");
+            assert_eq!(low(&out, bits), low(&expected, bits), "gemm_public {kernel:?} {bits} {m} {k} {n}");
         }
     }
 
@@ -87,24 +90,52 @@ fn products_wrap_at_extreme_values() {
     }
 }
 
-/// Low limbs and weights of the largest size and one sign, at every width of weights and bits: sums are as large as they can be.
+/// Low `bits` of words.
+fn low(words: &[u64], bits: u32) -> Vec<u64> {
+    words.iter().map(|w| w & (u64::MAX >> (64 - bits))).collect()
+}
+
+/// Every kernel's product with public weights, at some bits, against the portable one's.
+fn expect_public_products(x: &[u64], w: &[i32], (m, k, n): (usize, usize, usize), widths: impl Iterator<Item = u32> + Clone) {
+    let mut expected = vec![0; m * n];
+    gemm_public(x, m, &PackedWeights::pack_for(Kernel::Portable, w, n, k), 64, &mut expected);
+    for kernel in kernels() {
+        let packed = PackedWeights::pack_for(kernel, w, n, k);
+        for bits in widths.clone() {
+            let mut out = words(5, m * n);
+            gemm_public(x, m, &packed, bits, &mut out);
+            assert!(low(&out, bits) == low(&expected, bits), "{kernel:?} {bits} {m} {k} {n}");
+        }
+    }
+}
+
+/// Words whose limbs of `width` bits are all the lowest ones, then all the highest.
+fn extreme_limbs(width: u32) -> [u64; 2] {
+    let all = |limb: i64| (0..=64 / width).rev().fold(0u64, |x, _| (x << width).wrapping_add(limb as u64));
+    [all(-1 << (width - 1)), all((1 << (width - 1)) - 1)]
+}
+
+/// Limbs and weights of the largest size and one sign, at every width of both: sums are as large as they can be.
 #[test]
-fn sums_of_low_limbs_are_exact_at_extreme_values() {
-    let (m, k, n) = (19, 200, 17);
+fn sums_of_limbs_are_exact_at_extreme_values() {
+    let (m, k, n) = (2, 520, 17);
     for weight_bits in 0..=23u32 {
-        let w = vec![(1 << weight_bits) - 1; n * k];
-        for bits in [64, 62 - weight_bits, 61 - weight_bits] {
-            // The lowest and the highest low limb, with high limbs of all ones and none.
-            let half = 1u64 << (45 - weight_bits);
-            for x in [half, half - 1, half.wrapping_neg(), u64::MAX] {
-                let expected = (x.wrapping_mul(w[0] as u64)).wrapping_mul(k as u64) << (64 - bits);
-                for kernel in kernels() {
-                    let mut out = vec![0; m * n];
-                    gemm_public(&vec![x; m * k], m, &PackedWeights::pack_for(kernel, &w, n, k), bits, &mut out);
-                    assert!(out.iter().all(|o| o << (64 - bits) == expected), "{kernel:?} {weight_bits} {bits} {x:x}");
-                }
+        for w in [(1 << weight_bits) - 1, 1 - (1 << weight_bits), (-1 << weight_bits).max(1 - MAX_WEIGHT)] {
+            for x in (8..=16).flat_map(extreme_limbs).chain([u64::MAX, 1 << 63]) {
+                expect_public_products(&[x; 1040], &vec![w; n * k], (m, k, n), [64, 57, 51, 41].into_iter());
             }
         }
+    }
+}
+
+#[test]
+fn weights_at_the_bounds_of_sixteen_bits_are_exact() {
+    let bounds = [-32767, -32768, -32769, 32767, 32768, 32769, 1 - MAX_WEIGHT, MAX_WEIGHT - 1, 0, -1, 2047, 2048, -2048, -2049];
+    for share in [1, 7, 300] {
+        let (m, k, n) = (13, 77, 70);
+        let w: Vec<i32> =
+            (0..n * k).map(|at| if at % share == 0 { bounds[at / share % bounds.len()] } else { at as i32 % 100 }).collect();
+        expect_public_products(&words(6, m * k), &w, (m, k, n), 1..=64);
     }
 }
 
@@ -134,5 +165,22 @@ proptest! {
     #[test]
     fn products_equal_the_definition(m in 0usize..40, k in 0usize..50, n in 0usize..70) {
         expect_products(m, k, n);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+    #[test]
+    fn public_products_equal_the_portable_one(
+        (m, k, n) in (1usize..14, 1usize..600, 1usize..70),
+        (weight_bits, bits) in (0u32..24, 1u32..65),
+        outliers in prop::option::of(1usize..2000),
+        label: u8,
+    ) {
+        let size = |w: u64, bits: u32| ((w as i64) >> (63 - bits)).clamp(1 - i64::from(MAX_WEIGHT), i64::from(MAX_WEIGHT) - 1) as i32;
+        let outlier = |at: usize| outliers.is_some_and(|every| at.is_multiple_of(every));
+        let w = words(label, n * k).into_iter().enumerate();
+        let w: Vec<i32> = w.map(|(at, w)| size(w, if outlier(at) { 23 } else { weight_bits })).collect();
+        expect_public_products(&words(label ^ 1, m * k), &w, (m, k, n), [bits, 64].into_iter());
     }
 }

@@ -1,47 +1,59 @@
 //! Products with public weights, packed once.
 
-use super::portable;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, fma, panel};
+use super::limbs::{Instructions, Panels, add_product};
+use super::portable;
 use crate::cpu::Cpu;
 
 /// Weights are smaller than this in absolute value: `|w| < 2^23`.
 pub const MAX_WEIGHT: i32 = 1 << 23;
+
+/// Where weights too wide for sixteen bits are cut in two.
+#[cfg(target_arch = "x86_64")]
+const CUT: u32 = 12;
+
+/// Among so many weights one may be too wide for sixteen bits before all are cut in two. With so many, products for the wide ones alone cost a third
+/// of the whole on Zen 3, where products for the second halves of all weights double it.
+#[cfg(target_arch = "x86_64")]
+const FEW: usize = 64;
 
 /// Public weights `[outputs, inputs]`, packed once in the order in which this CPU's best kernel reads them.
 #[derive(Debug, Clone)]
 pub struct PackedWeights {
     outputs: usize,
     inputs: usize,
-    /// All are below `2^bits` in size.
-    bits: u32,
-    kernel: Kernel,
-    packed: Vec<i32>,
+    packed: Packed,
+}
+
+#[derive(Debug, Clone)]
+enum Packed {
+    /// Row-major weights.
+    Rows(Vec<i32>),
+    /// Weights of sixteen bits and what the few others have more.
+    #[cfg(target_arch = "x86_64")]
+    Narrow(Panels, Vec<portable::Entry>),
+    /// The low [`CUT`] bits of weights, signed, and the others.
+    #[cfg(target_arch = "x86_64")]
+    Wide([Panels; 2]),
 }
 
 /// The inner loop for which weights are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kernel {
-    /// Row-major weights, portable code.
+    /// Portable code.
     Portable,
-    /// Panels of signed weights, `vpmuldq`, or fused multiply-adds where few bits count.
+    /// Products of 16-bit numbers.
     #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// Panels of signed weights, `vpmullq`.
-    #[cfg(target_arch = "x86_64")]
-    Mullo,
-    /// Panels of weights plus 2^23, two 52-bit multiply-adds.
-    #[cfg(target_arch = "x86_64")]
-    Madd52,
+    Limbs(Instructions),
 }
 
 impl Kernel {
     #[cfg(target_arch = "x86_64")]
     fn best(cpu: Cpu) -> Self {
         match cpu {
-            Cpu { ifma: true, fast_mul64: false, .. } => Kernel::Madd52,
-            Cpu { avx512: true, .. } => Kernel::Mullo,
-            Cpu { avx2: true, .. } => Kernel::Avx2,
+            Cpu { vnni: true, .. } => Kernel::Limbs(Instructions::Vnni),
+            Cpu { avx512: true, .. } => Kernel::Limbs(Instructions::Avx512),
+            Cpu { avx2: true, .. } => Kernel::Limbs(Instructions::Avx2),
             _ => Kernel::Portable,
         }
     }
@@ -56,9 +68,9 @@ impl Kernel {
     pub(super) fn is_available(self, cpu: Cpu) -> bool {
         match self {
             Kernel::Portable => true,
-            Kernel::Avx2 => cpu.avx2,
-            Kernel::Mullo => cpu.avx512,
-            Kernel::Madd52 => cpu.ifma,
+            Kernel::Limbs(Instructions::Avx2 | Instructions::Plain) => cpu.avx2,
+            Kernel::Limbs(Instructions::Avx512) => cpu.avx512,
+            Kernel::Limbs(Instructions::Vnni) => cpu.vnni,
         }
     }
 }
@@ -67,11 +79,13 @@ pub(crate) fn public_kernel_name() -> &'static str {
     match Kernel::best(Cpu::detected()) {
         Kernel::Portable => "portable",
         #[cfg(target_arch = "x86_64")]
-        Kernel::Avx2 => "AVX2 vpmuldq",
+        Kernel::Limbs(Instructions::Avx2) => "AVX2 vpmaddwd",
         #[cfg(target_arch = "x86_64")]
-        Kernel::Mullo => "AVX-512 vpmullq",
+        Kernel::Limbs(Instructions::Avx512) => "AVX-512 vpmaddwd",
         #[cfg(target_arch = "x86_64")]
-        Kernel::Madd52 => "AVX-512 IFMA",
+        Kernel::Limbs(Instructions::Vnni) => "AVX-512 VNNI",
+        #[cfg(all(test, target_arch = "x86_64"))]
+        Kernel::Limbs(Instructions::Plain) => "portable",
     }
 }
 
@@ -92,14 +106,18 @@ impl PackedWeights {
             "public weights have at most 23 bits and a sign"
         );
         let packed = match kernel {
-            Kernel::Portable => weights.to_vec(),
+            Kernel::Portable => Packed::Rows(weights.to_vec()),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 | Kernel::Mullo => panel::from_columns(weights, inputs, outputs, |w| w),
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Madd52 => panel::from_columns(weights, inputs, outputs, |w| w + MAX_WEIGHT),
+            Kernel::Limbs(instructions) => {
+                let pack = |part: fn(i32) -> i16| Panels::pack(instructions, weights, outputs, inputs, part);
+                if weights.iter().filter(|w| **w != i32::from(narrow(**w))).count() <= weights.len() / FEW {
+                    Packed::Narrow(pack(narrow), excess(weights, inputs))
+                } else {
+                    Packed::Wide([pack(low), pack(|w| ((w - i32::from(low(w))) >> CUT) as i16)])
+                }
+            }
         };
-        let bits = weights.iter().fold(0, |all, w| all | w.unsigned_abs());
-        Self { outputs, inputs, bits: u32::BITS - bits.leading_zeros(), kernel, packed }
+        Self { outputs, inputs, packed }
     }
 
     /// Rows of the weight matrix.
@@ -113,6 +131,26 @@ impl PackedWeights {
     }
 }
 
+/// The nearest weight of sixteen bits.
+#[cfg(target_arch = "x86_64")]
+fn narrow(w: i32) -> i16 {
+    w.clamp(-i32::from(i16::MAX), i16::MAX.into()) as i16
+}
+
+/// The low [`CUT`] bits as a signed number.
+#[cfg(target_arch = "x86_64")]
+fn low(w: i32) -> i16 {
+    (w << (i32::BITS - CUT) >> (i32::BITS - CUT)) as i16
+}
+
+/// What weights have more than [`narrow`] ones.
+#[cfg(target_arch = "x86_64")]
+fn excess(weights: &[i32], inputs: usize) -> Vec<portable::Entry> {
+    let excess = weights.iter().map(|w| w - i32::from(narrow(*w)));
+    let entry = |(at, w)| portable::Entry { output: at / inputs, input: at % inputs, w };
+    excess.enumerate().filter(|(_, w)| *w != 0).map(entry).collect()
+}
+
 /// Product with public weights: `out = x · Wᵀ mod 2^bits`; higher bits of `out` mean nothing.
 ///
 /// # Shapes
@@ -123,30 +161,23 @@ impl PackedWeights {
 pub fn gemm_public(x: &[u64], rows: usize, w: &PackedWeights, bits: u32, out: &mut [u64]) {
     assert_eq!(x.len(), rows * w.inputs, "x is [rows, inputs]");
     assert_eq!(out.len(), rows * w.outputs, "out is [rows, outputs]");
-    match w.kernel {
-        Kernel::Portable => portable::public(x, rows, &w.packed, w.inputs, w.outputs, out),
+    match &w.packed {
+        Packed::Rows(packed) => portable::public(x, rows, packed, w.inputs, w.outputs, out),
         #[cfg(target_arch = "x86_64")]
-        Kernel::Avx2 => {
-            let worth_while = rows >= fma::ENOUGH_ROWS && Cpu::detected().fma;
-            if let Some(cut) = fma::cut(w.bits, bits).filter(|_| worth_while) {
-                // SAFETY: AVX2 and FMA were detected.
-                return unsafe { fma::multiply(x, &w.packed, cut, (rows, w.inputs, w.outputs), out) };
+        Packed::Narrow(narrow, excess) => {
+            out.fill(0);
+            // SAFETY: weights are packed for instructions only where they were detected.
+            unsafe { add_product(x, rows, narrow, 0, bits, out) };
+            portable::add_sparse(x, excess, w.inputs, w.outputs, out);
+        }
+        #[cfg(target_arch = "x86_64")]
+        Packed::Wide([low, high]) => {
+            out.fill(0);
+            // SAFETY: as above.
+            unsafe {
+                add_product(x, rows, low, 0, bits, out);
+                add_product(x, rows, high, CUT, bits, out);
             }
-            let panels = avx2::Panels::Weights(&w.packed);
-            // SAFETY: weights are packed for this kernel only where AVX2 was detected.
-            unsafe { avx2::multiply(x, panels, rows, w.inputs, w.outputs, out, false) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        Kernel::Mullo => {
-            let panels = avx512::Panels::Weights(&w.packed);
-            // SAFETY: weights are packed for this kernel only where AVX-512 F and DQ were detected.
-            unsafe { avx512::multiply(x, panels, rows, w.inputs, w.outputs, out, false) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        Kernel::Madd52 => {
-            let panels = avx512::Panels::Offset(&w.packed);
-            // SAFETY: weights are packed for this kernel only where AVX-512 F, DQ and IFMA were detected.
-            unsafe { avx512::multiply(x, panels, rows, w.inputs, w.outputs, out, false) }
         }
     }
 }
