@@ -25,7 +25,7 @@ use crate::cut::cut;
 use crate::device::Backend;
 use crate::error::TrainError;
 use crate::eval::upload;
-use crate::init::gaussian;
+use crate::init::{gaussian, orthonormal};
 use crate::layout::Layout;
 use crate::merged::Merging;
 use crate::per_sample::{Differentiable, Gradients, Granularity, read};
@@ -148,35 +148,6 @@ fn inverse_norms(gradients: &Gradients) -> Vec<f32> {
         }
     }
     squares.iter().map(|s| if *s > 0.0 { s.sqrt().recip() as f32 } else { 0.0 }).collect()
-}
-
-/// The rows of `vectors[width, len]` orthonormalised one after the other (modified Gram–Schmidt in f64); a row that depends on those before it
-/// is drawn anew.
-fn orthonormal(vectors: Vec<f32>, len: usize, width: usize, rng: &mut ChaCha20Rng) -> Vec<f32> {
-    let mut done: Vec<Vec<f64>> = Vec::with_capacity(width);
-    for vector in vectors.chunks_exact(len) {
-        let mut vector: Vec<f64> = vector.iter().map(|v| f64::from(*v)).collect();
-        loop {
-            let before = norm(&vector);
-            // Twice, because the first pass leaves rounding errors of what it took away.
-            for other in done.iter().chain(&done) {
-                let along: f64 = vector.iter().zip(other).map(|(v, o)| v * o).sum();
-                vector.iter_mut().zip(other).for_each(|(v, o)| *v -= along * o);
-            }
-            let after = norm(&vector);
-            if after > 1e-6 * before {
-                vector.iter_mut().for_each(|v| *v /= after);
-                break;
-            }
-            vector = gaussian(len, 1.0, rng).into_iter().map(f64::from).collect();
-        }
-        done.push(vector);
-    }
-    done.into_iter().flatten().map(|v| v as f32).collect()
-}
-
-fn norm(vector: &[f64]) -> f64 {
-    vector.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
 #[cfg(test)]

@@ -63,23 +63,38 @@ fn unit(rng: &mut ChaCha20Rng) -> f64 {
 
 fn orthogonal(rows: usize, columns: usize, rng: &mut ChaCha20Rng) -> Vec<f32> {
     let (count, length) = (rows.min(columns), rows.max(columns));
-    let mut basis: Vec<Vec<f64>> = Vec::with_capacity(count);
-    while basis.len() < count {
-        let mut v: Vec<f64> = gaussian(length, 1.0, rng).into_iter().map(f64::from).collect();
-        // Twice is enough for orthogonality to rounding (Giraud, Langou and Rozložník 2005).
-        for _ in 0..2 {
-            for b in &basis {
-                let along: f64 = b.iter().zip(&v).map(|(b, v)| b * v).sum();
-                v.iter_mut().zip(b).for_each(|(v, b)| *v -= along * b);
+    let basis = orthonormal(gaussian(count * length, 1.0, rng), length, count, rng);
+    let at = |r: usize, c: usize| if rows <= columns { basis[r * length + c] } else { basis[c * length + r] };
+    (0..rows * columns).map(|i| at(i / columns, i % columns)).collect()
+}
+
+/// The rows of `vectors[width, len]` orthonormalised one after the other (modified Gram–Schmidt in f64); a row that depends on those before it
+/// is drawn anew.
+pub(crate) fn orthonormal(vectors: Vec<f32>, len: usize, width: usize, rng: &mut ChaCha20Rng) -> Vec<f32> {
+    let mut done: Vec<Vec<f64>> = Vec::with_capacity(width);
+    for vector in vectors.chunks_exact(len) {
+        let mut vector: Vec<f64> = vector.iter().map(|v| f64::from(*v)).collect();
+        loop {
+            let before = norm(&vector);
+            // Twice is enough for orthogonality to rounding (Giraud, Langou and Rozložník 2005).
+            for other in done.iter().chain(&done) {
+                let along: f64 = vector.iter().zip(other).map(|(v, o)| v * o).sum();
+                vector.iter_mut().zip(other).for_each(|(v, o)| *v -= along * o);
             }
+            let after = norm(&vector);
+            if after > 1e-6 * before {
+                vector.iter_mut().for_each(|v| *v /= after);
+                break;
+            }
+            vector = gaussian(len, 1.0, rng).into_iter().map(f64::from).collect();
         }
-        let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
-        if norm > 1e-6 {
-            basis.push(v.into_iter().map(|v| v / norm).collect());
-        }
+        done.push(vector);
     }
-    let at = |r: usize, c: usize| if rows <= columns { basis[r][c] } else { basis[c][r] };
-    (0..rows * columns).map(|i| at(i / columns, i % columns) as f32).collect()
+    done.into_iter().flatten().map(|v| v as f32).collect()
+}
+
+fn norm(vector: &[f64]) -> f64 {
+    vector.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
 #[cfg(test)]
