@@ -5,12 +5,14 @@
 
 mod harness;
 
+use std::sync::Arc;
+
 use harness::{Runs, Three, calibration, quickstart, strong, tiny};
 use sprint_model::{
     Activation, Architecture, Calibration, HeadSpec, LayerRanges, LoraSpec, ModelSpec, Pooling, Range, ScoreRange, SoftCaps,
     Softmax, TargetModules, WeightPolicy,
 };
-use sprint_mpc_core::{Mode, Options, Output, compile};
+use sprint_mpc_core::{Mode, Options, Output, ReplicatedProgram, compile};
 
 const POLICY: WeightPolicy = WeightPolicy::AllPrivate;
 const TOLERANCE: f32 = 2e-3;
@@ -188,4 +190,9 @@ fn roberta_base_with_private_weights_costs_no_more_than_promised() {
         assert!(cost.rounds <= rounds && cost.online_bytes <= megabytes * 1_000_000, "{said}");
         assert!(cost.dealer_bytes.iter().sum::<u64>() <= dealt * 1_000_000 && once < 500_000_000, "{said}");
     }
+    let program = compile(&spec, &Options::new(Mode::ThreeServer, POLICY, 1, 128)).expect("compiles");
+    let cost = ReplicatedProgram::new(Arc::new(program)).expect("a form for three servers").cost();
+    let said = format!("three servers: {} rounds, {:?} sent", cost.rounds, cost.online_bytes);
+    println!("{said}");
+    assert!(cost.rounds <= 720 && cost.online_bytes.iter().all(|sent| *sent <= 600_000_000), "{said}");
 }
