@@ -279,7 +279,6 @@ pub(crate) fn client(store: &Store, id: &ArtifactId) -> Result<(SharedMeta, Chec
     }
     let mut params = params_from_safetensors(PUBLIC_FILE, &read(PUBLIC_FILE)?).map_err(|e| damaged(PUBLIC_FILE, &e))?;
     params.extend(params_from_safetensors(EMBEDDINGS_FILE, &read(EMBEDDINGS_FILE)?).map_err(|e| damaged(EMBEDDINGS_FILE, &e))?);
-    let checkpoint =
-        Checkpoint::from_params(EMBEDDINGS_FILE, meta.spec.clone(), params).map_err(|e| damaged(EMBEDDINGS_FILE, &e))?;
+    let checkpoint = Checkpoint::part(EMBEDDINGS_FILE, meta.spec.clone(), params).map_err(|e| damaged(EMBEDDINGS_FILE, &e))?;
     Ok((meta, checkpoint))
 }

@@ -89,7 +89,8 @@ impl Tuning {
 
 /// Which weights an inference hides from the parties.
 ///
-/// The embeddings are public under every policy: the client looks its tokens up itself, so it must hold the tables.
+/// The embeddings, their layer normalisation included, are public under every policy: the client looks its tokens up itself, so it must hold the
+/// tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
 pub enum WeightPolicy {

@@ -1,6 +1,7 @@
 //! Times one private inference of a published shape with random weights, dealer and both parties in one process, no network.
 //!
-//! Arguments: shape (`roberta-base`), tokens (128), batch (1), mode (`exact`; `calibrated` measures ranges on random inputs first). CPU seconds are those of the process between calls, so each role's share is exact; with
+//! Arguments: shape (`roberta-base`), tokens (128), batch (1), mode (`exact`; `calibrated` measures ranges on random inputs first), private weights
+//! (`lora`: those of low-rank updates and head; `all`: of a model without updates). CPU seconds are those of the process between calls, so each role's share is exact; with
 //! `RAYON_NUM_THREADS=1` they are also its wall time on an idle machine.
 
 use std::collections::VecDeque;
@@ -69,9 +70,10 @@ impl MaterialSource for Feed {
     }
 }
 
-fn model(name: &str) -> Result<Checkpoint, Box<dyn Error>> {
+fn model(name: &str, policy: WeightPolicy) -> Result<Checkpoint, Box<dyn Error>> {
     let mut spec = ModelSpec::named(name).ok_or("no such shape")?;
-    spec.lora = Some(LoraSpec { rank: 16, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() });
+    let lora = LoraSpec { rank: 16, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() };
+    spec.lora = (policy != WeightPolicy::AllPrivate).then_some(lora);
     spec.head = Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 });
     Ok(Checkpoint::random(spec, 7)?)
 }
@@ -92,12 +94,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let name = args.first().map_or("roberta-base", String::as_str);
     let tokens: usize = args.get(1).map_or(Ok(128), |t| t.parse())?;
     let size: usize = args.get(2).map_or(Ok(1), |t| t.parse())?;
-    let model = model(name)?;
+    let all = args.get(4).is_some_and(|weights| weights == "all");
+    let policy = if all { WeightPolicy::AllPrivate } else { WeightPolicy::PublicBase { public_a: true } };
+    let model = model(name, policy)?;
     let ids: Vec<u32> = (0..tokens as u32).map(|i| 5 + i * 37 % 1000).collect();
     let examples: Vec<Example> =
         (0..size).map(|_| Example { ids: ids.clone(), type_ids: vec![0; tokens], label: None }).collect();
     let batch = Batch::new(&examples, tokens, model.spec().pad_token)?;
-    let policy = WeightPolicy::PublicBase { public_a: true };
     let mode: Mode = serde_json::from_value(args.get(3).map_or("exact", String::as_str).into())?;
     let calibration = if mode == Mode::Calibrated { Some(ranges(&model, tokens)?) } else { None };
     let options = Options::new(mode, policy, size, tokens).with_calibration(calibration);

@@ -146,7 +146,6 @@ fn what_cannot_be_run_is_refused_with_the_field_and_a_fix() {
         (tiny(|s| s.head = None), options(), "head", "hidden states"),
         (tiny(|s| s.softmax = Softmax::TwoRelu { eps: 1e-6 }), options(), "eps: 1e-6", "at least"),
         (tiny(|s| s.caps.logits = Some(5000.0)), options(), "caps", "choose a cap"),
-        (tiny(|_| {}), Options { policy: WeightPolicy::AllPrivate, ..options() }, "weights: all", "keep the pretrained"),
         (tiny(|_| {}), Options { tokens: 600, ..options() }, "600 tokens", "1 to 512"),
     ];
     for (spec, options, field, fix) in cases {

@@ -39,6 +39,10 @@ const TESTS: &[(&str, fn())] = &[
         "a_standing_order_serves_any_number_and_ends_in_good_order",
         gates::a_standing_order_serves_any_number_and_ends_in_good_order,
     ),
+    (
+        "a_model_whose_weights_are_all_private_answers_as_declared",
+        gates::a_model_whose_weights_are_all_private_answers_as_declared,
+    ),
     ("three_servers_answer_without_a_dealer", gates::three::three_servers_answer_without_a_dealer),
     ("three_servers_refuse_what_is_not_for_them", gates::three::three_servers_refuse_what_is_not_for_them),
     ("a_third_server_that_dies_is_named", gates::three::a_third_server_that_dies_is_named),

@@ -24,7 +24,7 @@ use crate::{ModelSpec, ParamPath, Part};
 
 /// A model's weights.
 ///
-/// The encoder is always complete. The head's and the low-rank updates' tensors may be missing until [`Checkpoint::with_params`] adds
+/// The encoder is complete, but for what [`Checkpoint::part`] makes. The head's and the low-rank updates' tensors may be missing until [`Checkpoint::with_params`] adds
 /// them: a pretrained model has none. A pretrained pooler or classifier is kept even where the spec has no head.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
@@ -59,6 +59,13 @@ impl Checkpoint {
     pub fn from_params(name: &str, spec: ModelSpec, params: BTreeMap<ParamPath, TensorData>) -> Result<Self, CheckpointError> {
         spec.validate()?;
         Self::checked(name, spec, params)
+    }
+
+    /// What somebody may hold who must not see the whole of a model: `params` of its parameters, any number of them.
+    pub fn part(name: &str, spec: ModelSpec, params: BTreeMap<ParamPath, TensorData>) -> Result<Self, CheckpointError> {
+        spec.validate()?;
+        let known = Self { spec, params: BTreeMap::new() };
+        known.with_params(name, params)
     }
 
     /// This checkpoint with `params` added or, where it has them, replaced: a trained head and low-rank updates on their base.

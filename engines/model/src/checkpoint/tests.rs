@@ -179,6 +179,20 @@ fn parameters_of_another_model_are_not_merged() {
 }
 
 #[test]
+fn a_part_of_a_model_lacks_what_it_lacks_and_holds_nothing_of_another_shape() {
+    let whole = Checkpoint::random(tuned(), 6).expect("a spec");
+    let params =
+        |keep: &dyn Fn(&str) -> bool| whole.params().clone().into_iter().filter(|(path, _)| keep(path.as_str())).collect();
+    let embeddings =
+        Checkpoint::part("shared", tuned(), params(&|path| path.starts_with("embeddings."))).expect("the embeddings");
+    assert_eq!(embeddings.params().len() + embeddings.missing().len(), whole.params().len());
+    assert!(embeddings.require_complete().is_err());
+    assert!(Checkpoint::part("shared", tuned(), params(&|_| false)).expect("nothing").params().is_empty());
+    let other = Checkpoint::part("shared", small(), params(&|path| path.ends_with("lora_B")));
+    assert!(matches!(other, Err(CheckpointError::Unexpected { .. })));
+}
+
+#[test]
 fn random_weights_are_a_function_of_the_seed_with_the_stated_moments() {
     let spec = ModelSpec { vocab: 20_000, ..small() };
     let a = Checkpoint::random(spec.clone(), 7).expect("a spec");

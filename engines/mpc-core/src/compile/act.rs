@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use sprint_model::{LayerNorm, Linear};
+use sprint_model::{LayerNorm, Linear, WeightPolicy};
 
 use super::{Lowering, Precision, Val};
 use crate::compile::CompileError;
-use crate::program::{NodeId, Op, Vector};
+use crate::program::{Form, NodeId, Op, Recipe, Strided, Vector, View};
 
 /// `[batch, tokens, channels]`, a sum of terms.
 #[derive(Debug, Clone)]
@@ -93,6 +93,9 @@ impl Lowering {
     fn affine(&mut self, normed: &Normed, centred: bool) -> Val {
         const GAMMA: u32 = 14;
         const CENTRED_GAMMA: u32 = 20;
+        if self.policy == WeightPolicy::AllPrivate {
+            return self.private_affine(normed, centred);
+        }
         let v = normed.scaled;
         let len = self.len(v);
         let vector = self.b.vector(Vector::Gamma(normed.norm.clone()));
@@ -105,6 +108,51 @@ impl Lowering {
         let node = self.b.push(op, len);
         let beta = self.b.vector(beta);
         Val { node: self.b.push(Op::AddColumns { src: node, vector: beta, bits: f }, len), ring: v.ring, f }
+    }
+
+    /// The same with private `γ` and `β`: a product of the opened `d·r`, which dense layers read besides, with a `γ` that was opened before the inference.
+    fn private_affine(&mut self, normed: &Normed, centred: bool) -> Val {
+        const GAMMA: u32 = 14;
+        const CENTRED_GAMMA: u32 = 16;
+        let LayerNorm { path, width, .. } = normed.norm.clone();
+        let operand = self.normalised(normed.scaled);
+        let (len, ring) = (self.len(operand), operand.ring);
+        let weight_bits = if centred { CENTRED_GAMMA } else { GAMMA };
+        let f = operand.f + weight_bits;
+        let index = self.b.private_recipe(Recipe {
+            layer: Linear { path, inputs: 1, outputs: width, bias: true, lora: None },
+            gain: 1.0,
+            centred: false,
+            fold: None,
+            weight_bits,
+            bias_bits: Some(f),
+            opened_bits: Some(ring),
+        });
+        let gamma = self.b.push(Op::PrivateWeight(index), width);
+        let x = self.open(operand, ring, false, true);
+        let forms = [(x, View::ALL), (gamma, View::columns(width))];
+        let forms = forms.map(|(open, view)| Form { open, view, negated: false }).to_vec();
+        let product = Val { node: self.b.push(Op::Product { forms, bits: ring }, len), ring, f };
+        let beta = self.private_rows(index, len / width, width, f);
+        let v = self.sum(product, beta);
+        if centred { self.centre_narrow(v, width) } else { v }
+    }
+
+    /// `x - mean(x)` over channels of a value whose ring has no room for [`Lowering::centre`]: the rows' sums, below `2^{ring-f-2}`, are extended for it, in a round
+    /// that nobody waits for.
+    fn centre_narrow(&mut self, v: Val, width: usize) -> Val {
+        const SUM: u32 = 20;
+        const SHARE: u32 = 24;
+        let rows = self.len(v) / width;
+        let sum = Val { node: self.b.push(Op::SumGroups { src: v.node, group: width }, rows), ..v };
+        let sum = self.rescale(sum, SUM);
+        let sum = self.widen(sum);
+        let share = (f64::from(SHARE).exp2() / width as f64).round() as i64;
+        let mean = Val { node: self.b.push(Op::Scale(sum.node, share), rows), ring: 64, f: SUM + SHARE };
+        let mean = self.rescale(mean, v.f);
+        let view = Strided::new(0, &[(rows, 1), (width, 0)]);
+        let mean = Val { node: self.b.push(Op::Gather { src: mean.node, view }, rows * width), ..mean };
+        self.difference(v, mean)
     }
 
     /// `x - mean(x)` over channels, at 18 more fractional bits.

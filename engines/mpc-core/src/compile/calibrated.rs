@@ -14,7 +14,7 @@
 //! probability 2^-64. A lift alarm, for one value shared in Z_2^R that is off by `c·2^n`, is missed with probability `max(2^-8, 2^{v-(R-n)})^8`
 //! with `2^v` the largest power of two in `c`: 2^-16 where `R - n` is 2, the least of all, and `c` is odd.
 
-use sprint_model::{Calibration, Func, LayerRanges, Range, ScoreRange};
+use sprint_model::{Calibration, Func, LayerRanges, Range, ScoreRange, WeightPolicy};
 
 use super::act::Heads;
 use super::{Attention, CompileError, Lowering, Precision, Val};
@@ -217,6 +217,14 @@ impl Lowering {
         let lift = self.b.push(op, Op::LIFT_LANES * self.batch);
         self.lift_checks.push(lift);
         open
+    }
+
+    /// Bits that an activation's argument has beyond the ring that its consumer wants, where a private layer's product would leave none: so many tell
+    /// when it has left the ring that it is opened in.
+    pub(crate) fn alarm_spare(&self) -> u32 {
+        const SPARE: u32 = 4;
+        let tight = self.calibration.is_some() && self.policy == WeightPolicy::AllPrivate;
+        if tight { SPARE } else { 0 }
     }
 
     /// An alarm unless exactly one of `planes` bits of each element is set; `coins` is an opening that the coefficients are hashed from.

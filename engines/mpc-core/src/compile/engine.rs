@@ -31,7 +31,7 @@ impl Engine for Lowering {
     fn map(&mut self, x: &Act, f: Func) -> Result<Act, CompileError> {
         let (scale, ring) = Precision::ARGUMENT;
         let ring = self.argument_ring(f, ring);
-        let v = self.materialise(x, scale, ring, false)?;
+        let v = self.materialise(x, scale, ring + self.alarm_spare(), false)?;
         let out = self.apply(v, f, ring)?;
         Ok(Act::value(out, x.tokens, x.channels))
     }

@@ -93,14 +93,9 @@ impl Lowering {
         (gain, centred): (f64, bool),
         (f, ring): (u32, u32),
     ) -> Result<Val, CompileError> {
-        let weight_bits = self.private_bits(x, (f, ring));
-        // The product's ring holds `ring` bits after truncation to f.
-        let wanted = (Precision::LORA_INNER + weight_bits + ring).saturating_sub(f).clamp(ring, 64);
-        let (fold, operand) = match x.as_normed() {
-            Some(normed) => (Some(normed.norm.clone()), self.rescale(normed.scaled, Precision::LORA_INNER)),
-            None => (None, self.materialise(x, Precision::LORA_INNER, wanted, false)?),
-        };
-        let ring = operand.ring.min(wanted);
+        let Masked { operand, opened, ring, weight_bits } =
+            if self.is_fine(layer) { self.fine_operand(x, (f, ring))? } else { self.coarse_operand(x, (f, ring))? };
+        let fold = x.as_normed().map(|normed| normed.norm.clone());
         let f = operand.f + weight_bits;
         let recipe =
             Recipe { layer: layer.clone(), gain, centred, fold, weight_bits, bias_bits: Some(f), opened_bits: Some(ring) };
@@ -109,16 +104,60 @@ impl Lowering {
         let rows = self.len(operand) / inputs;
         let index = self.b.private_recipe(recipe);
         let b = self.b.push(Op::PrivateWeight(index), outputs * inputs);
-        let a = self.open(operand, ring, false, true);
+        let a = self.open(operand, opened, false, true);
         let op = Op::MatMul { a, b, batch: 1, m: rows, k: inputs, n: outputs, transposed: true, bits: ring };
         let product = Val { node: self.b.push(op, rows * outputs), ring, f };
         if !has_bias {
             return Ok(product);
         }
-        let bias = self.b.push(Op::PrivateBias(index), outputs);
+        let bias = self.private_rows(index, rows, outputs, f);
+        Ok(self.sum(product, bias))
+    }
+
+    /// The bias of a private layer under each of `rows` rows.
+    pub(crate) fn private_rows(&mut self, layer: u32, rows: usize, outputs: usize, f: u32) -> Val {
+        let bias = self.b.push(Op::PrivateBias(layer), outputs);
         let view = Strided::new(0, &[(rows, 0), (outputs, 1)]);
-        let bias = self.b.push(Op::Gather { src: bias, view }, rows * outputs);
-        Ok(self.sum(product, Val { node: bias, ring: 64, f }))
+        Val { node: self.b.push(Op::Gather { src: bias, view }, rows * outputs), ring: 64, f }
+    }
+
+    /// For low-rank updates and heads, whose weights are few and whose results are small or last.
+    fn coarse_operand(&mut self, x: &Act, (f, ring): (u32, u32)) -> Result<Masked, CompileError> {
+        let weight_bits = self.private_bits(x, (f, ring));
+        // The product's ring holds `ring` bits after truncation to f.
+        let wanted = (Precision::LORA_INNER + weight_bits + ring).saturating_sub(f).clamp(ring, 64);
+        let operand = match x.as_normed() {
+            Some(normed) => self.rescale(normed.scaled, Precision::LORA_INNER),
+            None => self.materialise(x, Precision::LORA_INNER, wanted, false)?,
+        };
+        let ring = operand.ring.min(wanted);
+        Ok(Masked { operand, opened: ring, ring, weight_bits })
+    }
+
+    /// For layers of a private encoder: operand and weights as fine as a public layer's. A normalised state is opened once, in all of its ring, for all
+    /// that read it; where that leaves less than the consumer wants, the product is extended by an opening of its own.
+    fn fine_operand(&mut self, x: &Act, (f, ring): (u32, u32)) -> Result<Masked, CompileError> {
+        let (operand_f, most_ring) = Precision::PRIVATE_OPERAND;
+        let (least, most) = Precision::FINE_WEIGHT;
+        let wanted = |weight_bits: u32| (operand_f + weight_bits + ring).saturating_sub(f).clamp(ring, 64);
+        let operand = match x.as_normed() {
+            Some(normed) => self.normalised(normed.scaled),
+            None => self.materialise(x, operand_f, wanted(least).min(most_ring), false)?,
+        };
+        let held = operand.ring.min(most_ring);
+        let room = (held + f).saturating_sub(ring + operand_f);
+        // A product that is extended anyway may as well have the finest weights.
+        let weight_bits = if room < least { most } else { room.min(most) };
+        let bits = held.min(wanted(weight_bits));
+        let opened = if x.as_normed().is_some() { held } else { bits };
+        Ok(Masked { operand, opened, ring: bits, weight_bits })
+    }
+
+    /// A normalised state `d·r` as private products read it.
+    pub(crate) fn normalised(&mut self, scaled: Val) -> Val {
+        let (f, ring) = Precision::PRIVATE_OPERAND;
+        let operand = self.rescale(scaled, f);
+        Val { ring: operand.ring.min(ring), ..operand }
     }
 
     /// Fractional bits of a private weight whose product with `x` has to hold `ring` bits at precision `f`: as many as `x` leaves without an opening
@@ -144,8 +183,81 @@ impl Lowering {
     fn is_private(&self, layer: &Linear) -> bool {
         let weight = layer.weight();
         let name = weight.as_str();
-        let head = name.starts_with("classifier") || name.starts_with("pooler");
         let public_a = self.policy == WeightPolicy::PublicBase { public_a: true };
-        head || name.ends_with(".lora_B") || (name.ends_with(".lora_A") && !public_a)
+        let all = self.policy == WeightPolicy::AllPrivate;
+        all || is_head(name) || name.ends_with(".lora_B") || (name.ends_with(".lora_A") && !public_a)
+    }
+
+    /// Whether a private layer needs the precision of a public one: its operand is a state of a private encoder.
+    fn is_fine(&self, layer: &Linear) -> bool {
+        let weight = layer.weight();
+        let name = weight.as_str();
+        self.policy == WeightPolicy::AllPrivate && !is_head(name) && !name.ends_with(".lora_B")
+    }
+}
+
+fn is_head(weight: &str) -> bool {
+    weight.starts_with("classifier") || weight.starts_with("pooler")
+}
+
+/// What a private product reads: its operand, the ring that this is opened in and that of the product, and the weight's fractional bits.
+struct Masked {
+    operand: Val,
+    opened: u32,
+    ring: u32,
+    weight_bits: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use sprint_model::{
+        Calibration, HeadSpec, LayerRanges, ModelSpec, ParamPath, Part, Pooling, Range, ScoreRange, WeightPolicy,
+    };
+
+    use crate::program::Op;
+    use crate::{Mode, Options, compile};
+
+    fn spec(pooling: Pooling) -> ModelSpec {
+        ModelSpec { head: Some(HeadSpec { outputs: 2, pooling, dense: true, dropout: 0.0 }), ..ModelSpec::bert_tiny() }
+    }
+
+    fn options(spec: &ModelSpec, mode: Mode, tokens: usize) -> Options {
+        let head = ScoreRange { scores: Range { low: -2.0, high: 2.0 }, log_sums: Range { low: 1.0, high: 5.0 } };
+        let layer = LayerRanges { heads: vec![head; spec.heads], activation: Range { low: -4.0, high: 4.0 } };
+        let ranges = Calibration::new(spec, 1, vec![layer; spec.layers]).expect("ranges");
+        Options::new(mode, WeightPolicy::AllPrivate, 2, tokens).with_calibration(Some(ranges))
+    }
+
+    #[test]
+    fn no_weight_of_a_private_encoder_is_public() {
+        for (mode, pooling) in [Mode::Exact, Mode::Calibrated, Mode::Lean, Mode::ThreeServer]
+            .into_iter()
+            .flat_map(|mode| [(mode, Pooling::First), (mode, Pooling::Mean)])
+        {
+            let spec = spec(pooling);
+            let program = compile(&spec, &options(&spec, mode, 8)).expect("compiles");
+            assert!(program.public.is_empty() && program.vectors.is_empty(), "{mode} {pooling:?}");
+            let public = |op: &Op| {
+                matches!(op, Op::PublicLinear { .. } | Op::MulColumns { .. } | Op::AddColumns { .. } | Op::CentreColumns { .. })
+            };
+            assert!(!program.nodes.iter().any(|n| public(&n.op)), "{mode} {pooling:?}");
+            // And every parameter is read from the private part.
+            let norms = program.private.iter().filter_map(|r| r.fold.as_ref()).flat_map(|n| [n.weight(), n.bias()]);
+            let layers = program.private.iter().flat_map(|r| std::iter::once(r.layer.weight()).chain(r.layer.bias()));
+            let read: BTreeSet<ParamPath> = norms.chain(layers).collect();
+            let hidden = spec.parameters().into_iter().filter(|p| p.part != Part::Embeddings).map(|p| p.path);
+            assert_eq!(read, hidden.collect(), "{mode} {pooling:?}");
+        }
+    }
+
+    #[test]
+    fn shares_of_private_weights_serve_programs_of_every_length() {
+        let spec = spec(Pooling::First);
+        for mode in [Mode::Exact, Mode::Calibrated, Mode::Lean, Mode::ThreeServer] {
+            let [short, long] = [8, 128].map(|tokens| compile(&spec, &options(&spec, mode, tokens)).expect("compiles"));
+            assert_eq!(short.weights_digest, long.weights_digest, "{mode}");
+        }
     }
 }

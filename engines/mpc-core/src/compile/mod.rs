@@ -10,7 +10,9 @@
 //! | inverse deviation, opened | 12 | 18 | 16 |
 //! | normalised state `d·r` | 25 | 64 | |
 //! | weight of a public layer | 13 to 18, as its consumer's ring allows | | 64 |
-//! | private weight | 13 to 16, likewise | | |
+//! | private weight of a low-rank update or head | 13 to 16, likewise | | |
+//! | private weight of the encoder | 16 to 18, likewise | | |
+//! | normalised state or other operand of a private encoder's layer, opened | 14 | up to 53 | |
 //! | a layer of the deviation, before it meets the inverse deviation, opened | 13 | 24 | 1024 |
 //! | q, k, opened | 13 (calibrated 12) | 36 (32) | scores below 512 (128) |
 //! | softmax numerators, opened | 13 | 38 (by the sum's range) | |
@@ -146,6 +148,10 @@ impl Precision {
     pub(crate) const LORA_INNER: u32 = 12;
     /// Least and most fractional bits of private weights, likewise.
     pub(crate) const PRIVATE_WEIGHT: (u32, u32) = (13, 16);
+    /// An operand of a private encoder's layers, and its ring: what truncation leaves of a normalised state's 25 fractional bits in Z_2^64.
+    pub(crate) const PRIVATE_OPERAND: (u32, u32) = (14, 53);
+    /// Least and most fractional bits of a private encoder's weights: those of a public one's where nothing is widened.
+    pub(crate) const FINE_WEIGHT: (u32, u32) = (Self::WEIGHT_ENOUGH, Self::WEIGHT.1);
     pub(crate) const ARGUMENT: (u32, u32) = (12, 20);
     pub(crate) const EXP_ARGUMENT: (u32, u32) = (12, 22);
     pub(crate) const MAXIMUM: (u32, u32) = (2, 12);
@@ -281,10 +287,6 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
             return Err(CompileError::Unsupported { what: "head: none, so there are no logits, which".into(), fix });
         }
     };
-    if options.policy == WeightPolicy::AllPrivate {
-        let fix = "keep the pretrained encoder public (LoRA or head tuning, weights: trained)".into();
-        return Err(CompileError::Unsupported { what: "weights: all, an encoder whose weights are all private,".into(), fix });
-    }
     let attention = Attention::for_softmax(spec.softmax, options.tokens)?;
     let mut lowering = Lowering {
         b: Builder::new(),

@@ -3,6 +3,7 @@
 //! An opened value is a *form* `x = P - ρ`: `P` is public, `ρ = Σ_t c_t·T_t` with public `c_t` and terms `T_t` that only the dealer knows.
 //! - An arithmetic opening in Z_2^n: `P = x̂ - bias`, `ρ = r` (in Z_2^n), or lifted to Z_2^64 `ρ = r - 2^n·k·m` with `m = msb r` and the
 //!   public bit `k = 1 - msb x̂`: the biased value `x + 2^{n-2}` is below `2^{n-1}`, so `x̂` wrapped exactly if `m·k = 1`.
+//! - A private weight, opened before the inference, is an arithmetic opening in its own ring.
 //! - A bit `b = b̂ ⊕ t`: `P = b̂`, `ρ = (2b̂ - 1)·t`. Its negation is the bit with `b̂ ⊕ 1`, under the same mask.
 //!
 //! The product of forms is

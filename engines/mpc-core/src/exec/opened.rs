@@ -2,6 +2,7 @@
 //!
 //! For a private weight `W` the parties open `Ŵ = W + b mod 2^n` with a uniform `b` that the dealer knows. An inference opens its operand
 //! `x̂ = x + a` under a fresh `a` and takes shares of `a·b`: `x·W = x̂·W + x·Ŵ - x̂·Ŵ + a·b`, where the parties hold shares of `W`, `x` and `a·b`.
+//! The product is one of matrices or, with a private layer normalisation's gain, of elements.
 //! `Ŵ` is one uniform value however often it is used, because `W` never changes: **a seed of masks must never meet another `W`**, which is
 //! its user's to see to.
 //!

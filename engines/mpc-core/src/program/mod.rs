@@ -51,7 +51,7 @@ pub enum Input {
 }
 
 /// Where a dense layer's weights come from: `gain·C·W·diag(γ)` and `gain·C·(b + W·β)`, with `C` the centring over outputs, in real numbers
-/// before they are encoded.
+/// before they are encoded. A layer normalisation whose `γ` and `β` are private is a layer of one input to each output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Recipe {
     /// The layer; its weight is `[outputs, inputs]`.
@@ -120,7 +120,8 @@ pub(crate) struct Fourier {
 pub(crate) enum Op {
     /// The client's share.
     Input(Input),
-    /// The weight (outputs·inputs words) of a private layer, opened before the inference ([`crate::WeightOpening`]). For [`Op::MatMul`] alone.
+    /// The weight (outputs·inputs words) of a private layer, opened before the inference ([`crate::WeightOpening`]). For [`Op::MatMul`] and
+    /// [`Op::Product`] alone.
     PrivateWeight(u32),
     /// The bias (outputs words) of a private layer.
     PrivateBias(u32),
@@ -213,7 +214,7 @@ pub(crate) enum Op {
         forms: Vec<Form>,
         bits: u32,
     },
-    /// `batch` products `[m,k]·[k,n]` (`[n,k]ᵀ` if `transposed`) of values opened in Z_2^bits or, for `b`, a larger ring.
+    /// `batch` products `[m,k]·[k,n]` (`[n,k]ᵀ` if `transposed`) of values opened unlifted in Z_2^bits or a larger ring.
     MatMul {
         a: NodeId,
         b: NodeId,

@@ -2,35 +2,46 @@
 
 use serde::Serialize;
 
-/// Element `i` is `offset + i / repeat` of the source: a slice whose elements are each repeated.
+/// Element `i` is `offset + i / repeat` of the source: a slice whose elements are each repeated; or `i mod cycle`: a row under every row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct View {
     pub(crate) offset: usize,
     pub(crate) repeat: usize,
+    /// Only of views whose other fields are those of [`View::ALL`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cycle: Option<usize>,
 }
 
 impl View {
     /// The array itself.
-    pub(crate) const ALL: Self = Self { offset: 0, repeat: 1 };
+    pub(crate) const ALL: Self = Self { offset: 0, repeat: 1, cycle: None };
 
     pub(crate) fn at(offset: usize) -> Self {
-        Self { offset, repeat: 1 }
+        Self { offset, ..Self::ALL }
     }
 
     pub(crate) fn rows(repeat: usize) -> Self {
-        Self { offset: 0, repeat }
+        Self { repeat, ..Self::ALL }
+    }
+
+    /// A vector of `width` elements for every row of as many.
+    pub(crate) fn columns(width: usize) -> Self {
+        Self { cycle: Some(width), ..Self::ALL }
     }
 
     /// The source index of element `i`.
     pub(crate) fn index(self, i: usize) -> usize {
-        self.offset + if self.repeat == 1 { i } else { i / self.repeat }
+        match self.cycle {
+            Some(cycle) => i % cycle,
+            None => self.offset + if self.repeat == 1 { i } else { i / self.repeat },
+        }
     }
 }
 
 impl View {
     /// Elements `from .. from + len` where they lie, if none is repeated.
     pub(crate) fn stretch<T>(self, src: &[T], from: usize, len: usize) -> Option<&[T]> {
-        (self.repeat == 1).then(|| &src[self.offset + from..][..len])
+        (self.repeat == 1 && self.cycle.is_none()).then(|| &src[self.offset + from..][..len])
     }
 
     /// Appends elements `from .. from + len`.
@@ -40,6 +51,14 @@ impl View {
             return;
         }
         let mut at = from;
+        if let Some(cycle) = self.cycle {
+            while at < from + len {
+                let run = (cycle - at % cycle).min(from + len - at);
+                out.extend_from_slice(&src[at % cycle..][..run]);
+                at += run;
+            }
+            return;
+        }
         while at < from + len {
             let run = (self.repeat - at % self.repeat).min(from + len - at);
             out.extend(std::iter::repeat_n(src[self.offset + at / self.repeat], run));
@@ -88,7 +107,8 @@ mod tests {
     #[test]
     fn copying_a_stretch_reads_the_same_elements_as_the_index() {
         let src: Vec<u64> = (0..40).collect();
-        for view in [View::ALL, View::at(3), View::rows(4), View { offset: 2, repeat: 7 }] {
+        let both = View { offset: 2, repeat: 7, cycle: None };
+        for view in [View::ALL, View::at(3), View::rows(4), both, View::columns(6), View::columns(1)] {
             for (from, len) in [(0, 5), (3, 20), (6, 1), (7, 0)] {
                 let mut out = Vec::new();
                 view.copy(&src, from, len, &mut out);

@@ -258,6 +258,7 @@ impl Translation {
                     gate
                 }
             }
+            Op::PrivateWeight(layer) => self.push(Gate::Weight(layer), self.out.program.node(form.open).len),
             _ => self.opened(form.open, bits)?,
         };
         Ok(Factor { gate, view: form.view, negated: form.negated })

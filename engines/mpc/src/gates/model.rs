@@ -178,7 +178,7 @@ impl Weights {
         let name = files.public.display().to_string();
         let params = params_from_safetensors(&name, &bytes).map_err(|e| unfit(e.to_string()))?;
         drop(bytes);
-        let checkpoint = without_embeddings(&name, spec, params).map_err(|e| unfit(e.to_string()))?;
+        let checkpoint = Checkpoint::part(&name, spec.clone(), params).map_err(|e| unfit(e.to_string()))?;
         let machine = |e: MachineError| unfit(e.to_string());
         let public = PublicWeights::prepare(program, &checkpoint).map_err(machine)?;
         let private = PrivateWeights::from_bytes(program, share.words).map_err(machine)?;
@@ -199,21 +199,6 @@ fn public_params(checkpoint: &Checkpoint, policy: WeightPolicy) -> BTreeMap<&Par
     let parameters = checkpoint.spec().parameters();
     let kept = parameters.iter().filter(|p| p.part != Part::Embeddings && policy.visibility(p) == Visibility::Public);
     kept.filter_map(|p| checkpoint.params().get_key_value(&p.path)).collect()
-}
-
-/// A checkpoint is complete only with embeddings; the parties never read them, so tables of the least size stand in.
-fn without_embeddings(
-    name: &str,
-    spec: &ModelSpec,
-    mut params: BTreeMap<ParamPath, TensorData>,
-) -> Result<Checkpoint, GateError> {
-    let spec =
-        ModelSpec { vocab: spec.pad_token as usize + 1, token_types: 1, positions: spec.pad_token as usize + 2, ..spec.clone() };
-    for p in spec.parameters().into_iter().filter(|p| p.part == Part::Embeddings) {
-        let zeros = TensorData::new(p.shape.clone(), vec![0.0; p.len()]).expect("as many zeros as the shape has places");
-        params.insert(p.path, zeros);
-    }
-    Ok(Checkpoint::from_params(name, spec, params)?)
 }
 
 /// What material made ahead is bound to: everything about a model but its private part.

@@ -255,3 +255,46 @@ pub(crate) fn the_benchmark_reports_what_its_session_measured() {
     let json = serde_json::to_value(&report).unwrap();
     assert!(json["online_s"]["median"].is_f64() && json["peak_rss"]["dealer"].is_u64() && json["mode"] == "exact");
 }
+
+/// A fully tuned model: its public part is empty, and the answers are the float model's up to what a small model averages out.
+pub(crate) fn a_model_whose_weights_are_all_private_answers_as_declared() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = WeightPolicy::AllPrivate;
+    let spec = ModelSpec { lora: None, ..spec() };
+    let model = Checkpoint::random(spec.clone(), 5).unwrap();
+    let size = SIZES[1];
+    let x = embedded(size, 1);
+    let program = Arc::new(compile(&spec, &Options::new(Mode::Exact, policy, size.batch, size.tokens)).unwrap());
+    let clear = {
+        let public = Arc::new(PublicWeights::prepare(&program, &model).unwrap());
+        let private = PrivateWeights::share(&program, &model, &mut os_randomness).unwrap();
+        let input = encode_inputs(&program, &batch(size), &x).unwrap();
+        InMemory::new(Arc::clone(&program), public, private).simulate(&input).unwrap()
+    };
+    let shared = SharedModel::split(&model, policy, Mode::Exact, None).unwrap();
+    assert!(shared.public.len() < 64, "no tensor is public: {} bytes", shared.public.len());
+    let bench = BenchOptions {
+        binary: std::env::current_exe().unwrap(),
+        args: vec!["gate-role".into()],
+        checkpoint: &model,
+        policy,
+        mode: Mode::Exact,
+        calibration: None,
+        model: "small".into(),
+        net: "loopback".into(),
+        link: LinkShape::LOOPBACK,
+        runs: 2,
+        folder: dir.path().to_owned(),
+        limits: crate::limits(),
+    };
+    let report = bench_mpc(&bench, &BenchInput { batch: &batch(size), embedded: &x, logits: Some(&clear) }).unwrap();
+    let cost = program.cost();
+    assert_eq!((report.rounds, report.dealer_bytes), (cost.rounds, cost.dealer_bytes.map(|b| b + 32).to_vec()));
+    let opened = program.weight_frame_bytes() as u64;
+    assert_eq!(report.predicted.session_opened_bytes, opened);
+    for sent in &report.session_bytes_sent {
+        let overhead = sent - opened;
+        assert!(overhead < 4000 + opened / 100, "{overhead}");
+    }
+    assert!(report.max_logit_diff.unwrap() < 5e-3, "{:?}", report.max_logit_diff);
+}

@@ -42,8 +42,9 @@ pub(crate) enum LinkName {
 pub(crate) enum WeightsName {
     /// LoRA's B and the head; the base is public.
     Lora,
-    /// All.
-    Private,
+    /// All but the embeddings, which the client looks up, of a fully tuned model without low-rank updates.
+    #[value(alias = "private")]
+    All,
 }
 
 /// Whether a training step is private.

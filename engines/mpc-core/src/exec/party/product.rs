@@ -124,6 +124,10 @@ impl Party {
 
     fn source(&self, form: &Form) -> Result<Source<'_>, MachineError> {
         let view = form.view;
+        if let Some(layer) = self.program.weight_of(form.open) {
+            let (hat, share) = self.private.layer(layer).ok_or(MISSING)?;
+            return Ok(Source { hat, share, view, kind: Kind::Plain });
+        }
         match (&self.values[form.open.index()], &self.program.node(form.open).op) {
             (Some(Value::OpenedBits { hat, share }), _) => {
                 Ok(Source { hat, share, view, kind: Kind::Bit { negated: form.negated } })

@@ -1,7 +1,7 @@
 use super::protocol::{LIMIT, chi_square};
 use super::*;
 use crate::exec::randomness::low;
-use crate::program::Recipe;
+use crate::program::{Form, Recipe, View};
 use crate::{Dealer, DealerMachine, PartyMachine, WeightMasks};
 
 const ROWS: usize = 3;
@@ -30,6 +30,29 @@ fn layer() -> (Bench, Vec<u64>) {
     let op = Op::MatMul { a: x, b: weight, batch: 1, m: ROWS, k: INPUTS, n: OUTPUTS, transposed: true, bits: BITS };
     let output = b.push(op, ROWS * OUTPUTS);
     (Bench::finish(b, ROWS * INPUTS, BITS, output), noise(40, OUTPUTS * INPUTS))
+}
+
+/// `γ·x` with one private vector, as a program and the vector's words.
+fn gain() -> (Bench, Vec<u64>) {
+    let path = sprint_model::ParamPath::new("encoder.layer.0.output.LayerNorm");
+    let linear = sprint_model::Linear { path, inputs: 1, outputs: OUTPUTS, bias: false, lora: None };
+    let mut b = Builder::new();
+    let recipe = Recipe {
+        layer: linear,
+        gain: 1.0,
+        centred: false,
+        fold: None,
+        weight_bits: 0,
+        bias_bits: None,
+        opened_bits: Some(BITS + 2),
+    };
+    let index = b.private_recipe(recipe);
+    let input = b.input(Input::Embedded, ROWS * OUTPUTS);
+    let weight = b.push(Op::PrivateWeight(index), OUTPUTS);
+    let x = open(&mut b, input, BITS, false);
+    let forms = [(x, View::ALL), (weight, View::columns(OUTPUTS))].map(|(open, view)| Form { open, view, negated: false });
+    let output = b.push(Op::Product { forms: forms.to_vec(), bits: BITS }, ROWS * OUTPUTS);
+    (Bench::finish(b, ROWS * OUTPUTS, BITS, output), noise(41, OUTPUTS))
 }
 
 fn shares(bench: &Bench, weight: &[u64], seed: u8) -> [Arc<PrivateWeights>; 2] {
@@ -109,6 +132,25 @@ fn one_opening_of_the_weights_serves_many_inferences() {
                 & low(BITS)
         };
         assert_eq!(found, (0..ROWS * OUTPUTS).map(dot).collect::<Vec<_>>());
+        assert!(!seen.contains(&frame), "an operand is masked afresh in each inference");
+        seen.push(frame);
+    }
+}
+
+#[test]
+fn one_opening_of_a_gain_serves_many_inferences() {
+    let (bench, gain) = gain();
+    let shares = shares(&bench, &gain, 8);
+    let [first, second] = openings(&bench, &shares, 9);
+    let frames = [first.frame(), second.frame()];
+    let masks = Arc::new(WeightMasks::new(&bench.program, [&seeds(9)[0], &seeds(9)[1]]));
+    let opened = [first.finish(&frames[1]), second.finish(&frames[0])].map(|o| Arc::new(o.expect("the right length")));
+    let mut seen = Vec::new();
+    for seed in 50..60 {
+        let input = noise(seed / 2, ROWS * OUTPUTS);
+        let (found, frame) = infer(&bench, &opened, &masks, &input, seed);
+        let expected = input.iter().enumerate().map(|(i, x)| x.wrapping_mul(gain[i % OUTPUTS]) & low(BITS));
+        assert_eq!(found, expected.collect::<Vec<_>>());
         assert!(!seen.contains(&frame), "an operand is masked afresh in each inference");
         seen.push(frame);
     }

@@ -16,7 +16,7 @@ use crate::ui::{bytes, grid, out, seconds};
 pub(super) fn run(args: &BenchMpcArgs) -> Result<Code, Failure> {
     let mode = mode(args.mode)?;
     let subject = Subject::find(&args.model)?;
-    let spec = deployed(subject.spec())?;
+    let spec = deployed(subject.spec(), args.weights)?;
     let batch = batch(&spec, args.seq.get(), args.batch.get())?;
     let checkpoint = subject.completed(spec)?;
     let calibration = (mode == Mode::Calibrated).then(|| ranges(&checkpoint, args.seq.get())).transpose()?;
@@ -80,7 +80,7 @@ fn predict(args: &BenchMpcArgs, spec: ModelSpec, mode: Mode, calibration: Option
 fn policy(weights: WeightsName) -> WeightPolicy {
     match weights {
         WeightsName::Lora => WeightPolicy::PublicBase { public_a: true },
-        WeightsName::Private => WeightPolicy::AllPrivate,
+        WeightsName::All => WeightPolicy::AllPrivate,
     }
 }
 
@@ -117,12 +117,13 @@ fn ranges(checkpoint: &Checkpoint, seq: usize) -> Result<Calibration, Failure> {
     calibrate(checkpoint, &batches, Margin::default()).map_err(|e| Failure::from_error(Code::FAILED, &e))
 }
 
-/// The shape that a private inference has: with the default recipe's low-rank updates and the published models' head, unless the model brings
-/// its own.
-fn deployed(base: &ModelSpec) -> Result<ModelSpec, Failure> {
+/// The shape that a private inference has: with the published models' head and, where they are what is private, the default recipe's low-rank
+/// updates, unless the model brings its own.
+fn deployed(base: &ModelSpec, weights: WeightsName) -> Result<ModelSpec, Failure> {
     let recipe = TrainConfig { head: published_head(), ..TrainConfig::default() };
     let recipe = recipe.spec(base, 2).map_err(Failure::usage)?;
-    Ok(ModelSpec { lora: base.lora.or(recipe.lora), head: base.head.clone().or(recipe.head), ..base.clone() })
+    let lora = recipe.lora.filter(|_| matches!(weights, WeightsName::Lora));
+    Ok(ModelSpec { lora: base.lora.or(lora), head: base.head.clone().or(recipe.head), ..base.clone() })
 }
 
 fn batch(spec: &ModelSpec, seq: usize, size: usize) -> Result<Batch, Failure> {
