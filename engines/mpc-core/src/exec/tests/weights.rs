@@ -9,21 +9,18 @@ const INPUTS: usize = 8;
 const OUTPUTS: usize = 16;
 const BITS: u32 = 38;
 
-/// `x·Wᵀ + b` with one private layer, as a program and the layer's words.
+/// A private layer of integers, opened in a ring two bits wider than its product's.
+fn integers(layer: sprint_model::Linear) -> Recipe {
+    let opened_bits = Some(BITS + 2);
+    Recipe { layer, gain: 1.0, centred: false, fold: None, weight_bits: 0, bias_bits: None, opened_bits }
+}
+
+/// `x·Wᵀ` with one private layer, as a program and the layer's words.
 fn layer() -> (Bench, Vec<u64>) {
     let path = sprint_model::ParamPath::new("classifier.out_proj");
     let linear = sprint_model::Linear { path, inputs: INPUTS, outputs: OUTPUTS, bias: false, lora: None };
     let mut b = Builder::new();
-    let recipe = Recipe {
-        layer: linear,
-        gain: 1.0,
-        centred: false,
-        fold: None,
-        weight_bits: 0,
-        bias_bits: None,
-        opened_bits: Some(BITS + 2),
-    };
-    let index = b.private_recipe(recipe);
+    let index = b.private_recipe(integers(linear));
     let input = b.input(Input::Embedded, ROWS * INPUTS);
     let weight = b.push(Op::PrivateWeight(index), OUTPUTS * INPUTS);
     let x = open(&mut b, input, BITS, false);
@@ -37,16 +34,7 @@ fn gain() -> (Bench, Vec<u64>) {
     let path = sprint_model::ParamPath::new("encoder.layer.0.output.LayerNorm");
     let linear = sprint_model::Linear { path, inputs: 1, outputs: OUTPUTS, bias: false, lora: None };
     let mut b = Builder::new();
-    let recipe = Recipe {
-        layer: linear,
-        gain: 1.0,
-        centred: false,
-        fold: None,
-        weight_bits: 0,
-        bias_bits: None,
-        opened_bits: Some(BITS + 2),
-    };
-    let index = b.private_recipe(recipe);
+    let index = b.private_recipe(integers(linear));
     let input = b.input(Input::Embedded, ROWS * OUTPUTS);
     let weight = b.push(Op::PrivateWeight(index), OUTPUTS);
     let x = open(&mut b, input, BITS, false);
