@@ -192,7 +192,8 @@ stages:
     assert_eq!(ran.unwrap().report.exit, ExitCode::Terminated);
     let reached = here.lines("steps.log").len();
     let names = Folder(remote.path().to_owned()).list("v1/checkpoints/").unwrap();
-    assert!((1..=2).contains(&names.len()), "{names:?}");
+    // Two are kept, and a third if the worker was killed between bringing it and removing the oldest.
+    assert!((1..=3).contains(&names.len()), "{names:?}");
     drop(here);
 
     let there = machine(workflow, remote.path());
