@@ -32,7 +32,7 @@ pub use layer::{Embedding, LayerNorm, Linear, Lora};
 pub use params::{ParamKind, Parameter, Part, Tuning, WeightPolicy};
 pub use path::{ParamPath, Visibility};
 pub use spec::{Activation, Architecture, HeadSpec, LoraSpec, ModelSpec, Pooling, SoftCaps, Softmax, TargetModules};
-pub use targets::TargetError;
+pub use targets::{Pattern, TargetError};
 pub use text::{
     Batch, BatchError, Bucket, Encoded, Example, Label, MAX_TOKENIZER_BYTES, TextEncoder, TextError, buckets_by_length,
 };

@@ -196,7 +196,7 @@ mod tests {
     use crate::{HeadSpec, LoraSpec, Pooling, TargetModules};
 
     fn roberta_with_lora() -> ModelSpec {
-        let lora = LoraSpec { rank: 16, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() };
+        let lora = LoraSpec::new(16, 16.0, TargetModules::default());
         let head = HeadSpec { outputs: 2, pooling: Pooling::First, dense: true, dropout: 0.1 };
         ModelSpec { lora: Some(lora), head: Some(head), ..ModelSpec::roberta_base() }
     }

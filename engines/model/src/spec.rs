@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Embedding, Func, LayerNorm, Linear, Lora, ParamPath};
+use crate::targets::MODULES;
+use crate::{Embedding, Func, LayerNorm, Linear, Lora, ParamPath, Pattern};
 
 /// Which family's layout and positions a model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +187,19 @@ pub struct LoraSpec {
     pub dropout: f64,
     /// Where.
     pub targets: TargetModules,
+    /// Modules with another rank.
+    #[serde(default, skip_serializing_if = "Pattern::is_empty")]
+    pub rank_pattern: Pattern<usize>,
+    /// Modules with another `alpha`.
+    #[serde(default, skip_serializing_if = "Pattern::is_empty")]
+    pub alpha_pattern: Pattern<f64>,
+}
+
+impl LoraSpec {
+    /// The same update for all of `targets`, without dropout.
+    pub fn new(rank: usize, alpha: f64, targets: TargetModules) -> Self {
+        Self { rank, alpha, dropout: 0.0, targets, rank_pattern: Pattern::default(), alpha_pattern: Pattern::default() }
+    }
 }
 
 /// Everything but the weights.
@@ -250,24 +264,16 @@ impl ModelSpec {
     pub fn layer_linears(&self, index: usize) -> [Linear; 6] {
         let at = self.layer_path(index);
         let (h, f) = (self.hidden, self.intermediate);
-        let t = self.lora.map(|l| l.targets).unwrap_or_default();
-        let lora = |on: bool| {
-            self.lora.filter(|_| on && index >= t.first_layer).map(|l| Lora {
-                rank: l.rank,
-                scale: l.alpha / l.rank as f64,
-                dropout: l.dropout,
-            })
-        };
-        let linear =
-            |name: &str, inputs, outputs, on| Linear { path: at.join(name), inputs, outputs, bias: true, lora: lora(on) };
-        [
-            linear("attention.self.query", h, h, t.query),
-            linear("attention.self.key", h, h, t.key),
-            linear("attention.self.value", h, h, t.value),
-            linear("attention.output.dense", h, h, t.attention_output),
-            linear("intermediate.dense", h, f, t.intermediate),
-            linear("output.dense", f, h, t.output),
-        ]
+        let shapes = [(h, h), (h, h), (h, h), (h, h), (h, f), (f, h)];
+        std::array::from_fn(|module| {
+            let lora = self.lora.filter(|l| l.targets.by_module()[module] && index >= l.targets.first_layer).map(|l| {
+                let rank = l.rank_pattern.by_module()[module].unwrap_or(l.rank);
+                let alpha = l.alpha_pattern.by_module()[module].unwrap_or(l.alpha);
+                Lora { rank, scale: alpha / rank as f64, dropout: l.dropout }
+            });
+            let (inputs, outputs) = shapes[module];
+            Linear { path: at.join(MODULES[module]), inputs, outputs, bias: true, lora }
+        })
     }
 
     /// The head's layers in order: an optional dense layer, then the projection to the logits.

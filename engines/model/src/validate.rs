@@ -105,6 +105,8 @@ impl ModelSpec {
             let most = self.hidden.min(self.intermediate).max(1);
             c.size("lora.rank", lora.rank, most);
             c.positive("lora.alpha", lora.alpha);
+            lora.rank_pattern.by_module().into_iter().flatten().for_each(|rank| c.size("lora.rank_pattern", rank, most));
+            lora.alpha_pattern.by_module().into_iter().flatten().for_each(|alpha| c.positive("lora.alpha_pattern", alpha));
             c.probability("lora.dropout", lora.dropout);
             c.check("lora.targets", "empty", !lora.targets.is_empty(), || "at least one module".to_owned());
             let (first, below) = (lora.targets.first_layer, self.layers);
@@ -120,7 +122,7 @@ impl ModelSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{HeadSpec, LoraSpec, Pooling, TargetModules};
+    use crate::{HeadSpec, LoraSpec, Pattern, Pooling, TargetModules};
 
     #[test]
     fn published_shapes_are_models() {
@@ -138,9 +140,14 @@ mod tests {
         spec.caps.attention = Some(-1.0);
         spec.hidden_dropout = 1.0;
         let none = TargetModules { first_layer: 99, ..TargetModules::NONE };
-        spec.lora = Some(LoraSpec { rank: 0, alpha: f64::INFINITY, dropout: -0.1, targets: none });
+        spec.lora = Some(LoraSpec {
+            dropout: -0.1,
+            rank_pattern: Pattern { key: Some(999), ..Pattern::default() },
+            alpha_pattern: Pattern { output: Some(-1.0), ..Pattern::default() },
+            ..LoraSpec::new(0, f64::INFINITY, none)
+        });
         spec.head = Some(HeadSpec { outputs: 0, pooling: Pooling::Mean, dense: false, dropout: 2.0 });
-        let error = spec.validate().expect_err("twelve things are wrong");
+        let error = spec.validate().expect_err("fourteen things are wrong");
         let fields: Vec<_> = error.problems.iter().map(|p| p.field).collect();
         let expected = [
             "heads",
@@ -150,6 +157,8 @@ mod tests {
             "hidden_dropout",
             "lora.rank",
             "lora.alpha",
+            "lora.rank_pattern",
+            "lora.alpha_pattern",
             "lora.dropout",
             "lora.targets",
             "lora.targets.first_layer",

@@ -72,7 +72,7 @@ impl MaterialSource for Feed {
 
 fn model(name: &str, policy: WeightPolicy) -> Result<Checkpoint, Box<dyn Error>> {
     let mut spec = ModelSpec::named(name).ok_or("no such shape")?;
-    let lora = LoraSpec { rank: 16, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() };
+    let lora = LoraSpec::new(16, 16.0, TargetModules::default());
     spec.lora = (policy != WeightPolicy::AllPrivate).then_some(lora);
     spec.head = Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 });
     Ok(Checkpoint::random(spec, 7)?)

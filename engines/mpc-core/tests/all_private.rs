@@ -85,7 +85,7 @@ fn cases() -> Vec<(String, ModelSpec)> {
     cases.push(("caps".into(), tiny(|s| (s.caps, s.lora) = (caps, None))));
     let all = TargetModules::default();
     let more = TargetModules { intermediate: true, output: true, ..all };
-    let lora = Some(LoraSpec { rank: 4, alpha: 8.0, dropout: 0.0, targets: more });
+    let lora = Some(LoraSpec::new(4, 8.0, more));
     cases.push(("low-rank updates".into(), tiny(|s| s.lora = lora)));
     cases
 }

@@ -20,7 +20,7 @@ fn tiny(change: impl FnOnce(&mut ModelSpec)) -> ModelSpec {
         vocab: 90,
         positions: 32,
         head: Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 }),
-        lora: Some(LoraSpec { rank: 4, alpha: 4.0, dropout: 0.0, targets: TargetModules::default() }),
+        lora: Some(LoraSpec::new(4, 4.0, TargetModules::default())),
         softmax: Softmax::Scaled { temperature: 2.0 },
         ..ModelSpec::bert_tiny()
     };
@@ -128,7 +128,7 @@ fn ranges_are_part_of_the_programs_digest() {
 #[test]
 fn roberta_base_costs_no_more_than_promised() {
     let spec = ModelSpec {
-        lora: Some(LoraSpec { rank: 16, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() }),
+        lora: Some(LoraSpec::new(16, 16.0, TargetModules::default())),
         head: Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 }),
         ..ModelSpec::roberta_base()
     };

@@ -94,7 +94,7 @@ fn every_head_family_and_lora_target_is_the_float_models() {
     let all = TargetModules::default();
     let none = TargetModules::NONE;
     for targets in [all, TargetModules { key: true, ..none }, TargetModules { intermediate: true, output: true, ..none }] {
-        let lora = Some(LoraSpec { rank: 4, alpha: 8.0, dropout: 0.0, targets });
+        let lora = Some(LoraSpec::new(4, 8.0, targets));
         cases.push((format!("{targets:?}"), tiny(|s| s.lora = lora)));
     }
     cases.push(("no lora".into(), tiny(|s| s.lora = None)));

@@ -9,7 +9,7 @@ mod harness;
 
 use harness::{POLICY, Runs, strong, tiny};
 use sprint_model::{
-    Activation, Architecture, HeadSpec, LoraSpec, ModelSpec, Pooling, SoftCaps, Softmax, TargetModules, WeightPolicy,
+    Activation, Architecture, HeadSpec, LoraSpec, ModelSpec, Pattern, Pooling, SoftCaps, Softmax, TargetModules, WeightPolicy,
 };
 use sprint_mpc_core::{Mode, Options, Output, compile};
 
@@ -120,9 +120,15 @@ fn every_lora_target_is_the_float_models() {
         ("intermediate", TargetModules { intermediate: true, ..none }),
         ("output", TargetModules { output: true, ..none }),
     ];
-    let lora = |targets| Some(LoraSpec { rank: 4, alpha: 8.0, dropout: 0.0, targets });
+    let lora = |targets| Some(LoraSpec::new(4, 8.0, targets));
     let mut cases: Vec<_> = targets.map(|(name, targets)| (format!("lora on {name}"), tiny(|s| s.lora = lora(targets)))).to_vec();
     cases.push(("no lora".into(), tiny(|s| s.lora = None)));
+    let uneven = LoraSpec {
+        rank_pattern: Pattern { value: Some(7), output: Some(2), ..Pattern::default() },
+        alpha_pattern: Pattern { value: Some(7.0), intermediate: Some(1.0), ..Pattern::default() },
+        ..LoraSpec::new(4, 8.0, TargetModules::default())
+    };
+    cases.push(("ranks and scales of their own".into(), tiny(|s| s.lora = Some(uneven))));
     check(cases.clone(), &options());
     check(cases.clone(), &lean());
     let private_a = WeightPolicy::PublicBase { public_a: false };

@@ -51,7 +51,7 @@ fn the_lean_mode_is_nearly_as_exact_as_mode_exact() {
         |spec: &mut ModelSpec| spec.head = Some(HeadSpec { outputs: 64, pooling: Pooling::First, dense: false, dropout: 0.0 });
     let mut six =
         ModelSpec { layers: 6, hidden: 384, heads: 12, intermediate: 1536, vocab: 500, ..quickstart(wide).spec().clone() };
-    six.lora = Some(LoraSpec { rank: 16, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() });
+    six.lora = Some(LoraSpec::new(16, 16.0, TargetModules::default()));
     let six = Checkpoint::random(six, 7).expect("a valid spec");
     for (name, model) in [("the quickstart's encoder", quickstart(wide)), ("six random layers of 384 channels", six)] {
         let [exact, lean] = [Mode::Exact, Mode::Lean].map(|mode| spread(&model, mode));

@@ -27,12 +27,7 @@ fn model(dropout: f64) -> Checkpoint {
         positions: 16,
         hidden_dropout: 0.0,
         head: Some(HeadSpec { outputs: 2, pooling: Pooling::Mean, dense: false, dropout: 0.0 }),
-        lora: Some(LoraSpec {
-            rank: RANK,
-            alpha: 6.0,
-            dropout,
-            targets: TargetModules::from_names(&["all-linear".to_owned()]).expect("known"),
-        }),
+        lora: Some(LoraSpec { dropout, ..LoraSpec::new(RANK, 6.0, TargetModules::default()) }),
         ..ModelSpec::bert_tiny_5k()
     };
     let model = Checkpoint::random(spec.clone(), 11).expect("valid");

@@ -1,12 +1,17 @@
 //! What a user asks of a fine-tuning run.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
-use sprint_model::{Activation, HeadSpec, LoraSpec, ModelSpec, Pooling, SoftCaps, Softmax, TargetModules, Tuning};
+use sprint_model::{
+    Activation, HeadSpec, LoraSpec, ModelSpec, Pattern, Pooling, SoftCaps, Softmax, TargetError, TargetModules, Tuning,
+};
 
 use crate::device::BackendKind;
 use crate::init::AInit;
 use crate::optim::OptimiserConfig;
 use crate::schedule::Schedule;
+use crate::validate::Problem;
 
 /// Everything that decides a run beside the data and the base model.
 ///
@@ -122,6 +127,10 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// Module names: `query`, `dense`, `attention.output.dense`, `all-linear`.
     pub targets: Vec<String>,
+    /// Modules with another rank, by name.
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Modules with another `alpha`, by name; without one, a module of another rank keeps the scale of the rest.
+    pub alpha_pattern: BTreeMap<String, f64>,
     /// The lowest encoder layer that is updated.
     pub first_layer: usize,
     /// How `A` starts.
@@ -139,11 +148,34 @@ impl Default for LoraConfig {
             alpha: None,
             dropout: 0.0,
             targets: vec!["all-linear".to_owned()],
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
             first_layer: 0,
             a_init: AInit::default(),
             freeze_a: true,
             public_basis: None,
         }
+    }
+}
+
+impl LoraConfig {
+    /// The update's shape. The error is about the names of modules.
+    pub fn spec(&self) -> Result<LoraSpec, Problem> {
+        let about =
+            |field: &'static str| move |e: TargetError| Problem { field: format!("tuning.{field}"), message: e.to_string() };
+        let targets = TargetModules::from_names(&self.targets).map_err(about("targets"))?.from_layer(self.first_layer);
+        let ranks = Pattern::from_names(&self.rank_pattern, targets).map_err(about("rank_pattern"))?;
+        let alphas = Pattern::from_names(&self.alpha_pattern, targets).map_err(about("alpha_pattern"))?;
+        let alpha = self.alpha.unwrap_or(self.rank as f64);
+        let scale = alpha / self.rank as f64;
+        let (by_rank, by_alpha) = (ranks.by_module(), alphas.by_module());
+        let alpha_pattern: [_; 6] = std::array::from_fn(|i| by_alpha[i].or_else(|| by_rank[i].map(|rank| scale * rank as f64)));
+        Ok(LoraSpec {
+            dropout: self.dropout,
+            rank_pattern: ranks,
+            alpha_pattern: alpha_pattern.into(),
+            ..LoraSpec::new(self.rank, alpha, targets)
+        })
     }
 }
 
@@ -217,15 +249,10 @@ pub enum Sampling {
 impl TrainConfig {
     /// The trained model's shape: `base` with this configuration's functions, low-rank updates and a head of `outputs`.
     ///
-    /// The error is a sentence about `tuning.targets`.
-    pub fn spec(&self, base: &ModelSpec, outputs: usize) -> Result<ModelSpec, String> {
+    /// The error is about the names of modules.
+    pub fn spec(&self, base: &ModelSpec, outputs: usize) -> Result<ModelSpec, Problem> {
         let lora = match &self.tuning {
-            TuningConfig::Lora(lora) => Some(LoraSpec {
-                rank: lora.rank,
-                alpha: lora.alpha.unwrap_or(lora.rank as f64),
-                dropout: lora.dropout,
-                targets: TargetModules::from_names(&lora.targets).map_err(|e| e.to_string())?.from_layer(lora.first_layer),
-            }),
+            TuningConfig::Lora(lora) => Some(lora.spec()?),
             TuningConfig::Head | TuningConfig::Full => None,
         };
         let HeadConfig { pooling, dense, dropout, .. } = self.head;
@@ -255,5 +282,27 @@ impl TrainConfig {
             TuningConfig::Lora(lora) => lora.a_init,
             TuningConfig::Head | TuningConfig::Full => AInit::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_of_another_rank_keeps_the_scale_of_the_rest() {
+        let config = LoraConfig {
+            rank: 8,
+            alpha: Some(4.0),
+            rank_pattern: [("value".to_owned(), 32), ("key".to_owned(), 2)].into(),
+            alpha_pattern: [("key".to_owned(), 6.0), ("dense".to_owned(), 1.0)].into(),
+            ..LoraConfig::default()
+        };
+        let spec = ModelSpec { lora: Some(config.spec().expect("names targets")), ..ModelSpec::bert_tiny() };
+        let shapes = spec.layer_linears(0).map(|l| l.lora.map(|lora| (lora.rank, lora.scale)).expect("every layer is a target"));
+        assert_eq!(shapes, [(8, 0.5), (2, 3.0), (32, 0.5), (8, 0.125), (8, 0.125), (8, 0.125)]);
+
+        let stray = LoraConfig { targets: vec!["query".to_owned()], ..config };
+        assert_eq!(stray.spec().expect_err("key is no target").field, "tuning.rank_pattern");
     }
 }

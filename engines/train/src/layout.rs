@@ -128,7 +128,7 @@ mod tests {
 
     fn spec() -> ModelSpec {
         let mut spec = ModelSpec::bert_tiny_5k();
-        spec.lora = Some(LoraSpec { rank: 4, alpha: 8.0, dropout: 0.0, targets: TargetModules::default() });
+        spec.lora = Some(LoraSpec::new(4, 8.0, TargetModules::default()));
         spec.head = Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: true, dropout: 0.0 });
         spec
     }

@@ -116,7 +116,7 @@ mod tests {
             layers: 3,
             hidden_dropout: 0.0,
             head: Some(HeadSpec { outputs: 2, pooling, dense: false, dropout: 0.0 }),
-            lora: Some(LoraSpec { rank: 4, alpha: 4.0, dropout: 0.0, targets }),
+            lora: Some(LoraSpec::new(4, 4.0, targets)),
             ..ModelSpec::bert_tiny_5k()
         }
     }

@@ -158,7 +158,8 @@ mod tests {
     use crate::device::BackendKind;
     use crate::eval::upload;
     use sprint_model::{
-        Activation, Checkpoint, Example, HeadSpec, Label, LoraSpec, ParamPath, Pooling, SoftCaps, Softmax, TargetModules, Tuning,
+        Activation, Checkpoint, Example, HeadSpec, Label, LoraSpec, ParamPath, Pattern, Pooling, SoftCaps, Softmax,
+        TargetModules, Tuning,
     };
 
     struct World {
@@ -175,7 +176,7 @@ mod tests {
     fn world(tuning: Tuning, also: &[&str], change: impl Fn(&mut ModelSpec)) -> World {
         let mut spec = ModelSpec { hidden: 16, intermediate: 24, vocab: 50, positions: 16, ..ModelSpec::bert_tiny_5k() };
         spec.hidden_dropout = 0.0;
-        spec.lora = Some(LoraSpec { rank: 3, alpha: 6.0, dropout: 0.0, targets: TargetModules::default() });
+        spec.lora = Some(LoraSpec::new(3, 6.0, TargetModules::default()));
         spec.head = Some(HeadSpec { outputs: 3, pooling: Pooling::Mean, dense: true, dropout: 0.0 });
         change(&mut spec);
         let mut checkpoint = Checkpoint::random(spec.clone(), 11).expect("the spec is valid");
@@ -279,6 +280,11 @@ mod tests {
                 spec.head.as_mut().expect("set").pooling = pooling;
             });
         }
+        expect_the_same_merged("patterns", |spec| {
+            let lora = spec.lora.as_mut().expect("set");
+            lora.rank_pattern = Pattern { value: Some(5), attention_output: Some(1), ..Pattern::default() };
+            lora.alpha_pattern = Pattern { query: Some(1.0), value: Some(20.0), ..Pattern::default() };
+        });
         // Queries, keys and values are one layer also where attention is not one operation.
         expect_the_same_merged("soft cap", |spec| spec.caps.attention = Some(2.0));
         expect_the_same_merged("another softmax", |spec| spec.softmax = Softmax::TwoQuad { c: 5.0 });

@@ -61,7 +61,7 @@ mod tests {
     fn the_update_starts_at_zero_and_the_base_is_untouched() {
         let base = Checkpoint::random(ModelSpec::bert_tiny_5k(), 1).expect("valid");
         let spec = ModelSpec {
-            lora: Some(LoraSpec { rank: 4, alpha: 4.0, dropout: 0.0, targets: TargetModules::default() }),
+            lora: Some(LoraSpec::new(4, 4.0, TargetModules::default())),
             head: Some(HeadSpec { outputs: 2, pooling: Pooling::Mean, dense: true, dropout: 0.0 }),
             ..ModelSpec::bert_tiny_5k()
         };

@@ -100,8 +100,8 @@ impl TrainConfig {
         c.check(outputs > 0, "outputs", "0 given; give the number of classes, or 1 for regression");
         let spec = match self.spec(base, outputs) {
             Ok(spec) => spec,
-            Err(message) => {
-                c.push("tuning.targets", message);
+            Err(problem) => {
+                c.0.push(problem);
                 return None;
             }
         };

@@ -45,6 +45,13 @@ pub(crate) struct FinetuneParams {
     /// Which layers LoRA updates: `query`, `dense`, `attention.output.dense`, `all-linear`.
     #[serde(default = "default_targets")]
     targets: Vec<String>,
+    /// LoRA's rank of single modules, by names as in `targets`: `{value: 64}`.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    rank_pattern: std::collections::BTreeMap<String, usize>,
+    /// LoRA's alpha of single modules: `{query: 4, output.dense: 8}`. A module's gradients, and its share of the noise, grow with it. Without one,
+    /// a module of another rank keeps the `alpha/rank` of the rest.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    alpha_pattern: std::collections::BTreeMap<String, f64>,
     /// The lowest encoder layer that LoRA updates. The layers below stay public: they need no backward pass, and no private weights in inference.
     #[serde(default)]
     first_layer: usize,
@@ -278,8 +285,8 @@ impl FinetuneParams {
             problems.push(ParamProblem::new(&["functions"], e.to_string()));
             FunctionsConfig::default()
         });
-        if let Err(e) = sprint_model::TargetModules::from_names(&self.targets) {
-            problems.push(ParamProblem::new(&["targets"], e.to_string()));
+        if let Err(problem) = self.lora(true).spec() {
+            problems.push(ParamProblem::new(&[problem.field.trim_start_matches("tuning.")], problem.message));
         }
         if let (Budget::Epsilon(epsilon), Some(max)) = (self.epsilon, self.max_epsilon)
             && max < epsilon
@@ -361,6 +368,15 @@ impl FinetuneParams {
     }
 
     fn tuning(&self) -> TuningConfig {
+        match self.method {
+            Method::Lora => TuningConfig::Lora(self.lora(false)),
+            Method::FaLora => TuningConfig::Lora(self.lora(true)),
+            Method::Head => TuningConfig::Head,
+            Method::Full => TuningConfig::Full,
+        }
+    }
+
+    fn lora(&self, freeze_a: bool) -> LoraConfig {
         let a_init = match self.init {
             Init::Normal => AInit::Normal,
             Init::KaimingUniform => AInit::KaimingUniform,
@@ -369,25 +385,17 @@ impl FinetuneParams {
             Init::XavierNormal => AInit::XavierNormal,
             Init::Orthogonal => AInit::Orthogonal,
         };
-        let lora = |freeze_a| {
-            let targets = self.targets.clone();
-            let Self { rank, alpha, first_layer, .. } = *self;
-            TuningConfig::Lora(LoraConfig {
-                rank,
-                alpha,
-                dropout: 0.0,
-                targets,
-                first_layer,
-                a_init,
-                freeze_a,
-                public_basis: self.public_basis,
-            })
-        };
-        match self.method {
-            Method::Lora => lora(false),
-            Method::FaLora => lora(true),
-            Method::Head => TuningConfig::Head,
-            Method::Full => TuningConfig::Full,
+        LoraConfig {
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: 0.0,
+            targets: self.targets.clone(),
+            rank_pattern: self.rank_pattern.clone(),
+            alpha_pattern: self.alpha_pattern.clone(),
+            first_layer: self.first_layer,
+            a_init,
+            freeze_a,
+            public_basis: self.public_basis,
         }
     }
 

@@ -190,6 +190,11 @@ fn a_recipe_is_checked_before_anything_runs() {
     let problems = Finetune::new().normalise(&wrong).expect_err("four problems");
     let paths: Vec<_> = problems.iter().map(|p| p.path.join(".")).collect();
     assert_eq!(paths, ["optimiser_options", "functions", "targets", "max_epsilon"], "{problems:?}");
+    for (field, pattern) in [("rank_pattern", json!({"valeu": 8})), ("alpha_pattern", json!({"key": 2.0}))] {
+        let wrong = json!({"epsilon": 8, "targets": ["query", "value"], field: pattern});
+        let problems = Finetune::new().normalise(&wrong).expect_err("names no target");
+        assert_eq!(problems.iter().map(|p| p.path.join(".")).collect::<Vec<_>>(), [field], "{problems:?}");
+    }
 }
 
 #[test]

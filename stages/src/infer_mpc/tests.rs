@@ -92,6 +92,39 @@ fn the_private_answers_are_the_clear_ones() {
     assert!(row["mpc_cost"]["rounds"].as_u64().expect("a number") > 10);
 }
 
+/// The private logits of what a recipe trains are those in the clear.
+fn expect_the_clear_logits(changes: &Value) {
+    let mut recipe = recipe();
+    for (key, value) in changes.as_object().expect("an object") {
+        recipe[key] = value.clone();
+    }
+    let (bench, _) = shared_by(&recipe);
+    let read = |stage: &dyn Stage, params: &Value| {
+        let outputs = bench.run(stage, params).expect("infers");
+        Predictions::load(bench.store(), outputs.get("predictions").expect("an output")).expect("reads")
+    };
+    let clear = read(&InferClear::new(), &json!({}));
+    let private = read(&InferMpc::new(roles()), &json!({"samples": 4, "batch": 2}));
+    assert_eq!(private.rows.len(), 4);
+    for (row, logits) in private.rows.iter().zip(&private.logits) {
+        let at = clear.rows.iter().position(|r| r == row).expect("a row of the split");
+        for (a, b) in clear.logits[at].iter().zip(logits) {
+            assert!((a - b).abs() < 1e-2, "{changes}: {a} in the clear, {b} under MPC");
+        }
+    }
+}
+
+#[test]
+fn a_model_trained_in_full_is_shared_and_inferred() {
+    expect_the_clear_logits(&json!({"method": "full", "lr": 1e-3}));
+}
+
+#[test]
+fn updates_with_ranks_and_scales_of_their_own_are_shared_and_inferred() {
+    let patterns = json!({"rank_pattern": {"value": 6}, "alpha_pattern": {"dense": 0.5}});
+    expect_the_clear_logits(&patterns);
+}
+
 #[test]
 fn lean_answers_are_the_exact_ones_from_a_third_of_the_material() {
     let mut bench = shared_with_caps();

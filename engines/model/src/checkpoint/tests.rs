@@ -11,7 +11,7 @@ fn small() -> ModelSpec {
 }
 
 fn tuned() -> ModelSpec {
-    let lora = LoraSpec { rank: 2, alpha: 4.0, dropout: 0.0, targets: TargetModules::default() };
+    let lora = LoraSpec::new(2, 4.0, TargetModules::default());
     let head = HeadSpec { outputs: 3, pooling: Pooling::First, dense: true, dropout: 0.0 };
     ModelSpec { lora: Some(lora), head: Some(head), ..small() }
 }

@@ -54,7 +54,7 @@ fn weights(spec: ModelSpec) -> Checkpoint {
 
 /// Small specs that together use every softmax, activation, cap, pooling, head and architecture.
 pub fn variants() -> Vec<Fixture> {
-    let lora = LoraSpec { rank: 2, alpha: 3.0, dropout: 0.1, targets: TargetModules::default() };
+    let lora = LoraSpec { dropout: 0.1, ..LoraSpec::new(2, 3.0, TargetModules::default()) };
     let head = HeadSpec { outputs: 3, pooling: Pooling::First, dense: true, dropout: 0.1 };
     let bert = ModelSpec {
         architecture: Architecture::Bert,

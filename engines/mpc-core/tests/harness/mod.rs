@@ -22,7 +22,7 @@ pub(crate) fn quickstart(change: impl Fn(&mut ModelSpec)) -> Checkpoint {
     let base = Checkpoint::open(Path::new("../../workflows/quickstart/bert-tiny-5k"))
         .expect("the quickstart's encoder is in the repository");
     let mut spec = base.spec().clone();
-    spec.lora = Some(LoraSpec { rank: 8, alpha: 16.0, dropout: 0.0, targets: TargetModules::default() });
+    spec.lora = Some(LoraSpec::new(8, 16.0, TargetModules::default()));
     spec.head = Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 });
     change(&mut spec);
     let extra = Checkpoint::random(spec.clone(), 7).expect("a valid spec").into_parts().1;
@@ -44,7 +44,7 @@ pub(crate) fn tiny(change: impl FnOnce(&mut ModelSpec)) -> ModelSpec {
         token_types: 2,
         pad_token: 0,
         head: Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 }),
-        lora: Some(LoraSpec { rank: 4, alpha: 4.0, dropout: 0.0, targets: TargetModules::default() }),
+        lora: Some(LoraSpec::new(4, 4.0, TargetModules::default())),
         ..ModelSpec::bert_tiny()
     };
     change(&mut spec);

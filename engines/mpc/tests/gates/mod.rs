@@ -34,7 +34,7 @@ fn spec() -> ModelSpec {
         softmax: Softmax::Exact,
         caps: SoftCaps::default(),
         hidden_dropout: 0.0,
-        lora: Some(LoraSpec { rank: 4, alpha: 8.0, dropout: 0.0, targets: TargetModules::default() }),
+        lora: Some(LoraSpec::new(4, 8.0, TargetModules::default())),
         head: Some(HeadSpec { outputs: 2, pooling: Pooling::First, dense: false, dropout: 0.0 }),
     }
 }

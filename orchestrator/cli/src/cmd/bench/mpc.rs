@@ -121,7 +121,7 @@ fn ranges(checkpoint: &Checkpoint, seq: usize) -> Result<Calibration, Failure> {
 /// updates, unless the model brings its own.
 fn deployed(base: &ModelSpec, weights: WeightsName) -> Result<ModelSpec, Failure> {
     let recipe = TrainConfig { head: published_head(), ..TrainConfig::default() };
-    let recipe = recipe.spec(base, 2).map_err(Failure::usage)?;
+    let recipe = recipe.spec(base, 2).map_err(|e| Failure::usage(e.to_string()))?;
     let lora = recipe.lora.filter(|_| matches!(weights, WeightsName::Lora));
     Ok(ModelSpec { lora: base.lora.or(lora), head: base.head.clone().or(recipe.head), ..base.clone() })
 }
