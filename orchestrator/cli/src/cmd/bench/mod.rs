@@ -27,14 +27,14 @@ fn published_head() -> HeadConfig {
 
 /// What `--model` names: a known shape, whose weights are random, or a folder.
 enum Subject {
-    Shape(ModelSpec),
+    Shape(Box<ModelSpec>),
     Folder(Box<Checkpoint>),
 }
 
 impl Subject {
     fn find(name: &str) -> Result<Self, Failure> {
         if let Some(spec) = ModelSpec::named(name) {
-            return Ok(Self::Shape(spec));
+            return Ok(Self::Shape(Box::new(spec)));
         }
         let folder = Path::new(name);
         if !folder.is_dir() {
