@@ -111,7 +111,8 @@ impl TargetModules {
     }
 }
 
-/// Values of single modules in every encoder layer, where they differ from the rule for all (PEFT's `rank_pattern` and `alpha_pattern`).
+/// Values of single modules in every encoder layer, where they differ from the rule for all (PEFT's `rank_pattern` and
+/// `alpha_pattern`, which take regular expressions; here names mean what they mean in [`TargetModules::from_names`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pattern<T> {

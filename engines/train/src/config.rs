@@ -129,7 +129,7 @@ pub struct LoraConfig {
     pub targets: Vec<String>,
     /// Modules with another rank, by name.
     pub rank_pattern: BTreeMap<String, usize>,
-    /// Modules with another `alpha`, by name; without one, a module of another rank keeps the scale of the rest.
+    /// Modules with another `alpha`, by name. A module of another rank and no `alpha` of its own keeps the scale of the rest, where PEFT keeps `alpha`.
     pub alpha_pattern: BTreeMap<String, f64>,
     /// The lowest encoder layer that is updated.
     pub first_layer: usize,

@@ -48,8 +48,8 @@ pub(crate) struct FinetuneParams {
     /// LoRA's rank of single modules, by names as in `targets`: `{value: 64}`.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     rank_pattern: std::collections::BTreeMap<String, usize>,
-    /// LoRA's alpha of single modules: `{query: 4, output.dense: 8}`. A module's gradients, and its share of the noise, grow with it. Without one,
-    /// a module of another rank keeps the `alpha/rank` of the rest.
+    /// LoRA's alpha of single modules: `{query: 4, output.dense: 8}`. A module's share of the clipped norm, and what noise does to its weights, grow
+    /// with it. A module of another rank and no alpha of its own keeps the `alpha/rank` of the rest, where PEFT keeps alpha.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     alpha_pattern: std::collections::BTreeMap<String, f64>,
     /// The lowest encoder layer that LoRA updates. The layers below stay public: they need no backward pass, and no private weights in inference.
