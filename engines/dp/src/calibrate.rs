@@ -6,7 +6,7 @@
 
 use crate::accountant::{self, AccountantError, SIGMA_MAX, SIGMA_MIN, Segment, pld, rdp};
 use crate::budget::{BudgetError, Delta, Epsilon, NoiseMultiplier, SamplingRate, Steps};
-use crate::mechanism::{self, Claim, GridBits};
+use crate::mechanism::{self, Claim, GridBits, Strategy};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -189,11 +189,13 @@ struct PlanFields {
     delta: Delta,
     dimension: u64,
     accountant: Accountant,
+    #[serde(default, skip_serializing_if = "Strategy::is_independent")]
+    strategy: Strategy,
 }
 
 impl PlanFields {
     fn segment(&self) -> Segment {
-        Segment { q: self.q, sigma: self.sigma, steps: self.steps }
+        Segment { q: self.q, sigma: self.sigma, steps: compositions(self.steps, self.strategy.bands()) }
     }
 
     /// ε of the discrete mechanism on the default grid.
@@ -218,6 +220,23 @@ pub struct Request {
     pub delta: Delta,
     /// Trainable coordinates, for the discrete mechanism's own cost; 1 where it is not known yet.
     pub dimension: u64,
+    /// Bands of the noise's strategy; 1 for independent noise (DP-SGD).
+    pub bands: u32,
+}
+
+/// The most rounds that one record can enter: each of `steps` with independent noise, one in b with b bands.
+pub fn compositions(steps: Steps, bands: u32) -> Steps {
+    Steps::new(steps.get().div_ceil(u64::from(bands.max(1)))).unwrap_or(steps)
+}
+
+/// q: B/N, or with b bands B over a group's ⌊N/b⌋ records.
+pub fn rate_for(records: u64, expected_batch: u64, bands: u32) -> Result<SamplingRate, BudgetError> {
+    let group = records / u64::from(bands.max(1));
+    if bands > 1 && expected_batch > group {
+        let fix = "bands · batch exceeds the number of records: give fewer bands or a smaller batch";
+        return Err(BudgetError { field: "bands", value: f64::from(bands), fix });
+    }
+    SamplingRate::from_batch(expected_batch, group)
 }
 
 /// T = ⌊epochs·N/B⌋ but at least 1: whole logical batches, as SPRINT's loader takes them (32 on SST-2 for one epoch at B = 2048).
@@ -235,9 +254,15 @@ pub fn steps_for(records: u64, expected_batch: u64, epochs: f64) -> Result<Steps
 impl Plan {
     /// Derives q and T from the request and calibrates σ.
     pub fn calibrate(request: Request, by: Accountant) -> Result<Self, AccountantError> {
-        let q = SamplingRate::from_batch(request.expected_batch, request.records)?;
+        let q = rate_for(request.records, request.expected_batch, request.bands)?;
         let steps = steps_for(request.records, request.expected_batch, request.epochs)?;
-        let sigma = sigma(by, &[], request.epsilon, request.delta, q, steps)?;
+        let fix = "give 1 to 256 bands, and no more than steps";
+        let outside = BudgetError { field: "bands", value: f64::from(request.bands), fix };
+        let strategy = match Strategy::new(request.bands) {
+            Ok(strategy) if u64::from(request.bands) <= steps.get() => strategy,
+            _ => return Err(outside.into()),
+        };
+        let sigma = sigma(by, &[], request.epsilon, request.delta, q, compositions(steps, request.bands))?;
         let mut fields = PlanFields {
             records: request.records,
             expected_batch: request.expected_batch,
@@ -248,6 +273,7 @@ impl Plan {
             delta: request.delta,
             dimension: request.dimension.max(1),
             accountant: by,
+            strategy,
         };
         // The discretisation costs millionths of ε: at most a few stored decimals of σ.
         for _ in 0..1000 {
@@ -300,6 +326,11 @@ impl Plan {
         self.fields.delta
     }
 
+    /// How the noise of successive steps is correlated.
+    pub fn strategy(&self) -> Strategy {
+        self.fields.strategy
+    }
+
     /// The whole plan as one accounted segment.
     pub fn segment(&self) -> Segment {
         self.fields.segment()
@@ -310,7 +341,7 @@ impl TryFrom<PlanFields> for Plan {
     type Error = AccountantError;
 
     fn try_from(fields: PlanFields) -> Result<Self, AccountantError> {
-        let least = SamplingRate::from_batch(fields.expected_batch, fields.records)?;
+        let least = rate_for(fields.records, fields.expected_batch, fields.strategy.bands())?;
         if fields.q < least {
             let fix = "the sampling rate is below batch/records: calibrate the plan again";
             return Err(BudgetError { field: "q", value: fields.q.get(), fix }.into());

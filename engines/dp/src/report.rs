@@ -6,7 +6,7 @@ use crate::accountant::{self, AccountantError, EpsilonReport, Segment};
 use crate::budget::{BudgetError, ClipNorm, Delta, Steps};
 use crate::calibrate::{Accountant, Plan};
 use crate::ledger::{Ledger, LedgerHead, LedgerSink};
-use crate::mechanism::{self, Claim, GridBits, GridConfig};
+use crate::mechanism::{self, Claim, GridBits, GridConfig, Strategy};
 use serde::{Deserialize, Serialize};
 
 const VERSION: u32 = 1;
@@ -33,6 +33,8 @@ pub enum PrivacyUnit {
 pub enum Sampler {
     /// Each record independently with probability q at every step.
     Poisson,
+    /// Each record of one group in turn independently with probability q; a record has its turn once in as many steps as the strategy has bands.
+    CyclicPoisson,
     /// Batches of a permutation; supports no claim here.
     Shuffled,
 }
@@ -63,6 +65,9 @@ pub struct MechanismReport {
     pub dimension: u64,
     /// The generator of the noise.
     pub generator: Generator,
+    /// How the noise of successive steps is correlated; absent where it is independent.
+    #[serde(default, skip_serializing_if = "Strategy::is_independent")]
+    pub strategy: Strategy,
 }
 
 /// Mechanisms this crate implements.
@@ -107,7 +112,7 @@ pub struct PrivacyReport {
     pub recovered: u64,
     /// Hyper-parameter trials on the same data, all composed into ε.
     pub trials: u64,
-    /// Everything charged, grouped by (q, σ).
+    /// Everything charged, grouped by (q, σ), as compositions: the steps that one record can have entered.
     pub segments: Vec<Segment>,
     /// δ of the claim.
     pub delta: Delta,
@@ -179,7 +184,7 @@ impl PrivacyReport {
             return Err(ReportError::Uncharged { charged: ledger.charges(), taken: planned });
         }
         let segments = ledger.segments();
-        let private = ledger.is_private() && context.sampler == Sampler::Poisson;
+        let private = ledger.is_private() && context.sampler != Sampler::Shuffled;
         let bits = context.config.bits;
         let claim = if private {
             Some(mechanism::claim(Accountant::Pld, &segments, plan.delta(), context.dimension, bits)?)
@@ -209,6 +214,7 @@ impl PrivacyReport {
                 grid_bits: bits,
                 dimension: context.dimension as u64,
                 generator,
+                strategy: context.config.strategy,
             },
             released: context.released,
             ledger: ledger.head(),
@@ -232,13 +238,19 @@ mod tests {
             epsilon: Epsilon::new(8.0).unwrap(),
             delta: Delta::new(1e-5).unwrap(),
             dimension: 500,
+            bands: 1,
         };
         Plan::calibrate(request, Accountant::Pld).unwrap()
     }
 
     fn context(plan: &Plan, steps_taken: u64) -> ReportContext {
         ReportContext {
-            config: GridConfig { clip: ClipNorm::new(1.0).unwrap(), sigma: plan.sigma(), bits: GridBits::default() },
+            config: GridConfig {
+                clip: ClipNorm::new(1.0).unwrap(),
+                sigma: plan.sigma(),
+                bits: GridBits::default(),
+                strategy: plan.strategy(),
+            },
             dimension: 500,
             sampler: Sampler::Poisson,
             released: vec![Released::FinalModel],

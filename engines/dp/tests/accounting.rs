@@ -146,6 +146,35 @@ fn calibrated_sigma_is_tight_rounded_up_and_meets_its_target() {
     }
 }
 
+/// With b bands a record enters one step in b, at b times the rate: for SST-2's first recipe that costs σ, and pays for itself in the noise of sums.
+#[test]
+fn a_banded_plan_accounts_one_step_in_so_many_and_gains_in_sums() {
+    let request = |bands| Request {
+        records: 36_022,
+        expected_batch: 4096,
+        epochs: 6.0,
+        epsilon: Epsilon::new(8.0).unwrap(),
+        delta: Delta::new(1e-6).unwrap(),
+        dimension: 1_000_000,
+        bands,
+    };
+    let plan = |bands| Plan::calibrate(request(bands), Accountant::Pld).unwrap();
+    let (plain, banded) = (plan(1), plan(8));
+    assert_eq!((plain.steps().get(), plain.segment().steps.get()), (48, 48));
+    assert_eq!((banded.steps().get(), banded.segment().steps.get()), (48, 6));
+    assert!(banded.q().get() >= 4096.0 / 4502.0 && banded.q().get() < 0.91, "{}", banded.q());
+    let noise = |p: &Plan| p.sigma().get() * p.strategy().sum_noise(48);
+    let gain = noise(&plain) / noise(&banded);
+    assert!(gain > 1.15 && gain < 1.3, "{gain}");
+    let text = serde_json::to_string(&banded).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), banded);
+    // A file cannot claim a lower rate for the same bands, nor more bands than the records have batches for.
+    let lower = text.replace(&format!("\"q\":{}", banded.q()), "\"q\":0.5");
+    assert!(serde_json::from_str::<Plan>(&lower).unwrap_err().to_string().contains('q'));
+    let error = Plan::calibrate(request(9), Accountant::Pld).unwrap_err().to_string();
+    assert!(error.contains("bands = 9"), "{error}");
+}
+
 #[test]
 fn a_plan_cannot_be_read_back_with_less_noise_than_it_claims() {
     let request = Request {
@@ -155,6 +184,7 @@ fn a_plan_cannot_be_read_back_with_less_noise_than_it_claims() {
         epsilon: Epsilon::new(8.0).unwrap(),
         delta: Delta::new(1e-6).unwrap(),
         dimension: 1_919_234,
+        bands: 1,
     };
     let plan = Plan::calibrate(request, Accountant::Pld).unwrap();
     assert_eq!(plan.steps().get(), 32);

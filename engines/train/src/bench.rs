@@ -2,7 +2,7 @@
 
 use sprint_dp::budget::{ClipNorm, NoiseMultiplier, SamplingRate};
 use sprint_dp::ledger::{Ledger, MemorySink, RunId, RunTerms};
-use sprint_dp::mechanism::{GridBits, GridConfig, GridMechanism};
+use sprint_dp::mechanism::{GridBits, GridConfig, GridMechanism, Strategy};
 use sprint_dp::randomness::RandomSource;
 use sprint_model::{Checkpoint, Example, Label, ModelSpec};
 
@@ -157,7 +157,8 @@ struct Noise {
 
 impl Noise {
     fn new(clip: f64, run: &Run<'_>) -> Result<Self, TrainError> {
-        let config = GridConfig { clip: ClipNorm::new(clip)?, sigma: NoiseMultiplier::new(1.0)?, bits: GridBits::default() };
+        let (clip, sigma) = (ClipNorm::new(clip)?, NoiseMultiplier::new(1.0)?);
+        let config = GridConfig { clip, sigma, bits: GridBits::default(), strategy: Strategy::default() };
         let lengths: Vec<usize> = run.layout.parameters().iter().map(sprint_model::Parameter::len).collect();
         let source = RandomSource::private()?;
         let mut ledger = Ledger::open(MemorySink::default(), "bench")?;

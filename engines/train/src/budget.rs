@@ -7,6 +7,7 @@ use sprint_dp::mechanism::{GridBits, GridConfig, GridMechanism};
 use sprint_dp::randomness::RandomSource;
 use sprint_dp::report::{PrivacyReport, Released, ReportContext};
 use sprint_dp::sample::{PoissonSampler, ShuffledSampler};
+use sprint_model::{Example, Label};
 
 use crate::config::{PrivacyConfig, Sampling, TrainConfig};
 use crate::error::TrainError;
@@ -31,16 +32,33 @@ pub(crate) struct Budget {
     pub(crate) noisy: Option<Noisy>,
 }
 
+/// A public hash of an example alone, by which cyclic sampling gives it its turn.
+pub(crate) fn turn(example: &Example) -> u64 {
+    let mut hasher = blake3::Hasher::new_derive_key("sprint-train 2026-11 turn of an example");
+    example.ids.iter().for_each(|id| {
+        hasher.update(&id.to_le_bytes());
+    });
+    hasher.update(&example.type_ids);
+    match example.label {
+        None => hasher.update(&[0]),
+        Some(Label::Class(class)) => hasher.update(&[1]).update(&class.to_le_bytes()),
+        Some(Label::Score(score)) => hasher.update(&[2]).update(&score.to_le_bytes()),
+    };
+    let mut word = [0; 8];
+    word.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(word)
+}
+
 pub(crate) enum Sampler {
     Poisson(PoissonSampler),
     Shuffled { sampler: ShuffledSampler, epoch: Option<(u64, Vec<Vec<u32>>)>, per_epoch: u64 },
 }
 
 impl Sampler {
-    /// The examples of a step.
-    pub(crate) fn batch(&mut self, source: &RandomSource, step: u64, attempt: u64) -> Vec<usize> {
+    /// The examples of a step; `round` is its charge's, whose turn it is.
+    pub(crate) fn batch(&mut self, source: &RandomSource, step: u64, attempt: u64, round: u64) -> Vec<usize> {
         let batch = match self {
-            Self::Poisson(sampler) => sampler.batch(source, step, attempt),
+            Self::Poisson(sampler) => sampler.batch(source, step, attempt, round),
             Self::Shuffled { sampler, epoch, per_epoch } => {
                 let wanted = step / *per_epoch;
                 if epoch.as_ref().is_none_or(|(at, _)| *at != wanted) {
@@ -57,22 +75,22 @@ impl Sampler {
 impl Budget {
     pub(crate) fn open(
         config: &TrainConfig,
-        examples: usize,
+        examples: &[Example],
         layout: &Layout,
         accounting: Option<Accounting>,
         mechanics: &dyn Mechanics,
     ) -> Result<Self, TrainError> {
         let source = mechanics.source(config.seed)?;
-        let (n, b) = (examples as u64, config.batch_size as u64);
+        let (n, b) = (examples.len() as u64, config.batch_size as u64);
         let Some(privacy) = config.privacy else {
             let (sampler, steps) = match config.sampling {
                 Sampling::Poisson => {
                     let q = SamplingRate::from_batch(b, n)?;
-                    (Sampler::Poisson(PoissonSampler::new(examples, q)?), steps_for(n, b, config.epochs)?.get())
+                    (Sampler::Poisson(PoissonSampler::new(examples.len(), q)?), steps_for(n, b, config.epochs)?.get())
                 }
                 Sampling::Shuffled => {
                     let per_epoch = n.div_ceil(b);
-                    let sampler = ShuffledSampler::new(examples, config.batch_size)?;
+                    let sampler = ShuffledSampler::new(examples.len(), config.batch_size)?;
                     let steps = (config.epochs * per_epoch as f64).round().max(1.0) as u64;
                     (Sampler::Shuffled { sampler, epoch: None, per_epoch }, steps)
                 }
@@ -80,7 +98,8 @@ impl Budget {
             return Ok(Self { steps, source, sampler, noisy: None });
         };
         let noisy = Noisy::open(&privacy, config, n, layout, (accounting, &source), mechanics)?;
-        let sampler = Sampler::Poisson(PoissonSampler::new(examples, noisy.plan.q())?);
+        let (q, bands) = (noisy.plan.q(), noisy.plan.strategy().bands());
+        let sampler = Sampler::Poisson(PoissonSampler::cyclic(examples.iter().map(turn), q, bands)?);
         Ok(Self { steps: noisy.plan.steps().get(), source, sampler, noisy: Some(noisy) })
     }
 
@@ -103,7 +122,11 @@ impl Budget {
         let context = ReportContext {
             config: noisy.grid,
             dimension,
-            sampler: sprint_dp::report::Sampler::Poisson,
+            sampler: if noisy.grid.strategy.is_independent() {
+                sprint_dp::report::Sampler::Poisson
+            } else {
+                sprint_dp::report::Sampler::CyclicPoisson
+            },
             released: vec![Released::FinalModel],
             steps_taken,
         };
@@ -128,9 +151,11 @@ impl Noisy {
             epsilon,
             delta,
             dimension: layout.dim() as u64,
+            bands: privacy.bands,
         };
         let plan = Plan::calibrate(request, Accountant::Pld)?;
-        let claimed = GridConfig { clip: ClipNorm::new(privacy.clip)?, sigma: plan.sigma(), bits: GridBits::default() };
+        let clip = ClipNorm::new(privacy.clip)?;
+        let claimed = GridConfig { clip, sigma: plan.sigma(), bits: GridBits::default(), strategy: plan.strategy() };
         let grid = mechanics.grid(claimed);
         let lengths: Vec<usize> = layout.parameters().iter().map(sprint_model::Parameter::len).collect();
         let mechanism = GridMechanism::new(grid, &lengths)?;

@@ -227,11 +227,20 @@ pub struct PrivacyConfig {
     pub clip: f64,
     /// ε that must never be exceeded, crashes included; with `null`, what crashes cost is reported but not bounded.
     pub max_epsilon: Option<f64>,
+    /// Bands of the noise's strategy (BandMF): the noise of so many successive steps partly cancels, and an example enters at most one of them. 1 is
+    /// DP-SGD's independent noise.
+    #[serde(skip_serializing_if = "one_band")]
+    pub bands: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn one_band(bands: &u32) -> bool {
+    *bands == 1
 }
 
 impl Default for PrivacyConfig {
     fn default() -> Self {
-        Self { epsilon: 8.0, delta: 1e-6, clip: 1.0, max_epsilon: None }
+        Self { epsilon: 8.0, delta: 1e-6, clip: 1.0, max_epsilon: None, bands: 1 }
     }
 }
 

@@ -35,7 +35,7 @@ pub enum OptimiserConfig {
         weight_decay: f64,
     },
     /// DP-AdamBC (Tang et al., AAAI 2024): `θ ← θ - lr·m̂/√max(v̂ - Φ, floor·Φ)`, where `Φ = (σC/B)²` is the variance that the noise adds
-    /// to `g` and so to `v̂`. The floor is relative to Φ: an absolute one changes meaning with σ, C and B.
+    /// to `g` and so to `v̂` (its mean over the steps in `v̂`, where steps differ). The floor is relative to Φ: an absolute one changes meaning with σ, C and B.
     DpAdambc {
         /// Decay of the first moment.
         #[serde(default = "default_beta1")]
@@ -74,6 +74,10 @@ impl Default for OptimiserConfig {
     }
 }
 
+fn power(base: f64, exponent: u64) -> f64 {
+    base.powi(i32::try_from(exponent).unwrap_or(i32::MAX))
+}
+
 /// The smallest variance DP-AdamBC divides by when there is no noise, that is outside private runs.
 const NOISELESS_FLOOR: f64 = 1e-16;
 
@@ -85,6 +89,8 @@ pub struct Optimiser {
     first: Vec<f32>,
     second: Vec<f32>,
     steps: u64,
+    /// DP-AdamBC: the noise's share of the second moment before bias correction; `None` before the first step.
+    noise: Option<f64>,
 }
 
 impl Optimiser {
@@ -92,7 +98,7 @@ impl Optimiser {
     pub fn new(config: OptimiserConfig, rates: Vec<f32>) -> Self {
         let dim = rates.len();
         let second = if matches!(config, OptimiserConfig::Sgd { .. }) { 0 } else { dim };
-        Self { config, rates, first: vec![0.0; dim], second: vec![0.0; second], steps: 0 }
+        Self { config, rates, first: vec![0.0; dim], second: vec![0.0; second], steps: 0, noise: None }
     }
 
     /// Takes one step on `theta` along the gradient `g` at the rate `lr`; `noise_variance` is Φ.
@@ -116,16 +122,20 @@ impl Optimiser {
                 self.adam(theta, g, lr, (beta1, beta2), weight_decay, |v| v.sqrt() + eps);
             }
             OptimiserConfig::DpAdambc { beta1, beta2, floor, weight_decay } => {
-                let least = (floor * noise_variance).max(NOISELESS_FLOOR);
-                self.adam(theta, g, lr, (beta1, beta2), weight_decay, |v| (v - noise_variance).max(least).sqrt());
+                let (before, now) = (power(beta2, self.steps - 1), power(beta2, self.steps));
+                // A snapshot without it is of a run whose steps all had the same noise.
+                let noise = beta2 * self.noise.unwrap_or(noise_variance * (1.0 - before)) + (1.0 - beta2) * noise_variance;
+                self.noise = Some(noise);
+                let noise = noise / (1.0 - now);
+                let least = (floor * noise).max(NOISELESS_FLOOR);
+                self.adam(theta, g, lr, (beta1, beta2), weight_decay, |v| (v - noise).max(least).sqrt());
             }
         }
     }
 
     fn adam(&mut self, theta: &mut [f32], g: &[f32], lr: f64, betas: (f64, f64), decay: f64, denominator: impl Fn(f64) -> f64) {
         let (beta1, beta2) = betas;
-        let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        let (correct1, correct2) = (1.0 - beta1.powi(t), 1.0 - beta2.powi(t));
+        let (correct1, correct2) = (1.0 - power(beta1, self.steps), 1.0 - power(beta2, self.steps));
         let moments = self.first.iter_mut().zip(&mut self.second);
         for (((p, g), (m, v)), rate) in theta.iter_mut().zip(g).zip(moments).zip(&self.rates) {
             let (g, lr) = (f64::from(*g), lr * f64::from(*rate));
@@ -147,10 +157,15 @@ impl Optimiser {
         (&self.first, &self.second)
     }
 
+    /// The noise's share of the second moment, as a snapshot stores it.
+    pub(crate) fn noise(&self) -> Option<f64> {
+        self.noise
+    }
+
     /// Takes over the state of a snapshot; `None` if it has another shape.
-    pub(crate) fn restore(mut self, first: Vec<f32>, second: Vec<f32>, steps: u64) -> Option<Self> {
+    pub(crate) fn restore(mut self, first: Vec<f32>, second: Vec<f32>, noise: Option<f64>, steps: u64) -> Option<Self> {
         let fits = first.len() == self.first.len() && second.len() == self.second.len();
-        (self.first, self.second, self.steps) = (first, second, steps);
+        (self.first, self.second, self.noise, self.steps) = (first, second, noise, steps);
         fits.then_some(self)
     }
 }
@@ -204,6 +219,26 @@ mod tests {
         assert!((uncorrected + 4.0 / 5_f64.sqrt()).abs() < 0.2, "shrunk by the noise: {uncorrected}");
     }
 
+    /// Steps whose noise differs: what is taken out is the mean over the steps in the second moment, here of alternating variances 1 and 9.
+    #[test]
+    fn dp_adambc_subtracts_the_mean_of_varying_noise() {
+        let config = OptimiserConfig::DpAdambc { beta1: 0.9, beta2: 0.999, floor: 0.01, weight_decay: 0.0 };
+        let (mut theta, mut optimiser) = (vec![0.0_f32], Optimiser::new(config, vec![1.0]));
+        for t in 0..4000 {
+            let deviation = if t % 4 < 2 { 1.0 } else { 3.0 };
+            let noise = if t % 2 == 0 { deviation } else { -deviation };
+            optimiser.step(&mut theta, &[1.0 + noise], 1e-3, f64::from(deviation * deviation));
+        }
+        assert!((theta[0] + 4.0).abs() < 0.3, "about 4000 steps of 1e-3: {}", theta[0]);
+        // A snapshot of old without the share goes on as if its steps had had the noise of the next.
+        let (first, second) = optimiser.moments();
+        let old = Optimiser::new(config, vec![1.0]).restore(first.to_vec(), second.to_vec(), None, 4000).expect("same shape");
+        let (mut a, mut b) = (theta.clone(), theta);
+        optimiser.step(&mut a, &[1.0], 1e-3, 5.0);
+        { old }.step(&mut b, &[1.0], 1e-3, 5.0);
+        assert!((a[0] - b[0]).abs() < 1e-4);
+    }
+
     #[test]
     fn dp_adambc_never_divides_by_less_than_its_floor() {
         let config = OptimiserConfig::DpAdambc { beta1: 0.0, beta2: 0.0, floor: 0.25, weight_decay: 0.0 };
@@ -231,7 +266,7 @@ mod tests {
         a.step(&mut theta, &[1.0, 2.0, 3.0], 0.01, 0.0);
         let (first, second) = a.moments();
         let fresh = Optimiser::new(ADAMW, vec![1.0; 3]);
-        let mut b = fresh.restore(first.to_vec(), second.to_vec(), a.steps()).expect("same shape");
+        let mut b = fresh.restore(first.to_vec(), second.to_vec(), a.noise(), a.steps()).expect("same shape");
         let mut other = theta.clone();
         a.step(&mut theta, &[0.5, 0.1, -1.0], 0.01, 0.0);
         b.step(&mut other, &[0.5, 0.1, -1.0], 0.01, 0.0);

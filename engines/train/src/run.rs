@@ -93,13 +93,14 @@ impl<'a> Run<'a> {
     }
 
     pub(crate) fn restore(&mut self, snapshot: Snapshot) -> Result<(), SnapshotError> {
-        let Snapshot { step, theta, average, first, second, bases, .. } = snapshot;
+        let Snapshot { step, theta, average, first, second, bases, noise, .. } = snapshot;
         if !average.is_empty() && average.len() != theta.len() {
             return Err(SnapshotError::Shape("averaged parameters"));
         }
         self.layout = self.layout.clone().with_bases(&bases).ok_or(SnapshotError::Shape("subspaces"))?;
         self.merging = Merging::new(&self.spec, &self.layout, &self.backend);
-        self.optimiser = self.optimiser.clone().restore(first, second, step).ok_or(SnapshotError::Shape("optimiser state"))?;
+        self.optimiser =
+            self.optimiser.clone().restore(first, second, noise, step).ok_or(SnapshotError::Shape("optimiser state"))?;
         (self.theta, self.average, self.step) = (theta, average, step);
         Ok(())
     }
@@ -114,6 +115,7 @@ impl<'a> Run<'a> {
             average: self.average.clone(),
             first: first.to_vec(),
             second: second.to_vec(),
+            noise: self.optimiser.noise(),
             bases: self.layout.bases().values().flat_map(|basis| basis.values.iter().copied()).collect(),
         }
     }
@@ -127,14 +129,14 @@ impl<'a> Run<'a> {
     ) -> Result<Outcome, TrainError> {
         let Budget { source, sampler, noisy, .. } = budget;
         let Some(noisy) = noisy else {
-            let batch = sampler.batch(source, self.step, 0);
+            let batch = sampler.batch(source, self.step, 0, self.step);
             let (sum, loss) = self.summed(&batch, config)?;
             let mean = sum.iter().map(|v| (v / config.batch_size as f64) as f32).collect();
             let loss = (!batch.is_empty()).then(|| loss / batch.len() as f64);
             return Ok(Outcome { mean, noise_variance: 0.0, loss, rejected: 0 });
         };
         let charge = mechanics.charge(noisy, source, self.step)?;
-        let batch = sampler.batch(source, self.step, charge.attempt());
+        let batch = sampler.batch(source, self.step, charge.attempt(), charge.round());
         self.accumulate(&batch, config, &mut noisy.mechanism)?;
         let rejected = noisy.mechanism.rejected();
         let divisor = mechanics.divisor(noisy.plan.expected_batch(), batch.len());

@@ -1,8 +1,9 @@
 //! What a run needs to go on after a crash: parameters, optimiser, step and the ledger's head. Never a key.
 //!
 //! A snapshot is one safetensors file: vectors of f32 and a JSON header under the metadata key `sprint-train`. Steps are sampled
-//! independently, so there is no sampler position. In a private run a resumed process draws from a fresh key; in a reproducible one the
-//! streams are functions of the seed and the step, so a resumed run repeats the uninterrupted one bit for bit.
+//! independently, or in turns that the ledger counts, so there is no sampler position. In a private run a resumed process draws from a fresh key; in a reproducible one the
+//! streams are functions of the seed and the step, so a resumed run repeats the uninterrupted one bit for bit, unless its noise is correlated: what a
+//! banded strategy remembers is never written down, and a resumed run begins anew.
 
 use std::collections::HashMap;
 
@@ -47,6 +48,8 @@ pub(crate) struct Snapshot {
     pub(crate) average: Vec<f32>,
     pub(crate) first: Vec<f32>,
     pub(crate) second: Vec<f32>,
+    /// The noise's share of the second moment, for an optimiser that takes it out.
+    pub(crate) noise: Option<f64>,
     /// The subspaces' values, in the layout's order; empty without any.
     pub(crate) bases: Vec<f32>,
 }
@@ -58,14 +61,16 @@ struct Header {
     step: u64,
     run_digest: String,
     ledger: Option<LedgerHead>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    noise: Option<f64>,
 }
 
 impl Snapshot {
     /// The file's bytes.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, SnapshotError> {
         let malformed = |e: &dyn std::fmt::Display| SnapshotError::Malformed(e.to_string());
-        let header =
-            Header { version: VERSION, step: self.step, run_digest: self.run_digest.clone(), ledger: self.ledger.clone() };
+        let (run_digest, ledger) = (self.run_digest.clone(), self.ledger.clone());
+        let header = Header { version: VERSION, step: self.step, run_digest, ledger, noise: self.noise };
         let header = serde_json::to_string(&header).map_err(|e| malformed(&e))?;
         let bytes = [&self.theta, &self.average, &self.first, &self.second, &self.bases]
             .map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
@@ -107,6 +112,7 @@ impl Snapshot {
             average: vector(average)?,
             first: vector(first)?,
             second: vector(second)?,
+            noise: header.noise,
             bases: vector(bases)?,
         })
     }
@@ -140,6 +146,7 @@ mod tests {
             average: vec![0.25, 0.5],
             first: vec![0.5, f32::MIN_POSITIVE],
             second: vec![],
+            noise: Some(0.25),
             bases: vec![0.5],
         }
     }

@@ -158,7 +158,7 @@ pub(crate) fn train_with(
     };
     let digest = run_digest(&inputs, config)?;
     let mut run = Run::prepare(inputs.examples, config, &model, layout, backend)?;
-    let mut budget = Budget::open(config, inputs.examples.len(), &run.layout, accounting, mechanics)?;
+    let mut budget = Budget::open(config, inputs.examples, &run.layout, accounting, mechanics)?;
     if let Some(bytes) = resume {
         let snapshot = Snapshot::decode(bytes)?;
         snapshot.check(&digest, run.layout.dim(), budget.steps)?;

@@ -187,7 +187,7 @@ impl TrainConfig {
     }
 
     fn check_privacy(&self, c: &mut Checks, n: usize) {
-        let Some(PrivacyConfig { epsilon, delta, clip, max_epsilon }) = self.privacy else { return };
+        let Some(PrivacyConfig { epsilon, delta, clip, max_epsilon, bands }) = self.privacy else { return };
         c.budget("privacy.epsilon", Epsilon::new(epsilon));
         c.budget("privacy.delta", Delta::new(delta));
         c.budget("privacy.clip", ClipNorm::new(clip));
@@ -204,8 +204,28 @@ impl TrainConfig {
                 format_args!("{max} given, below privacy.epsilon = {epsilon}; the run could not finish"),
             );
         }
+        self.check_bands(c, n, bands);
         let poisson = self.sampling == Sampling::Poisson;
         c.check(poisson, "sampling", "shuffled batches have no accounted guarantee; give poisson, or privacy: null");
+    }
+}
+
+impl TrainConfig {
+    fn check_bands(&self, c: &mut Checks, n: usize, bands: u32) {
+        let (records, batch) = (n as u64, self.batch_size as u64);
+        if !(1..=256).contains(&bands) {
+            return c.push("privacy.bands", format_args!("{bands} given; give 1 (independent noise) to 256"));
+        }
+        if bands == 1 || n == 0 || batch == 0 || batch > records {
+            return;
+        }
+        let most = records / batch;
+        let fits = u64::from(bands) <= most;
+        c.check(fits, "privacy.bands", format_args!("{bands} given, but an example enters one step in so many: with {n} examples and a batch of {batch} there can be {most}; give fewer bands or a smaller batch"));
+        if let Ok(steps) = sprint_dp::calibrate::steps_for(records, batch, self.epochs) {
+            let fits = u64::from(bands) <= steps.get();
+            c.check(fits, "privacy.bands", format_args!("{bands} given for {steps} steps; give at most as many"));
+        }
     }
 }
 
@@ -287,7 +307,7 @@ mod tests {
             learning_rate: f64::NAN,
             microbatch: 0,
             optimiser: OptimiserConfig::Adamw { beta1: 1.0, beta2: 0.9, eps: 0.0, weight_decay: 0.0 },
-            privacy: Some(PrivacyConfig { epsilon: 0.0, delta: 1.0, clip: -1.0, max_epsilon: None }),
+            privacy: Some(PrivacyConfig { epsilon: 0.0, delta: 1.0, clip: -1.0, max_epsilon: None, bands: 1 }),
             sampling: Sampling::Shuffled,
             modules_to_save: vec!["layernorm".to_owned()],
             ..TrainConfig::default()
@@ -355,6 +375,18 @@ mod tests {
     fn a_delta_of_one_over_n_is_refused() {
         let privacy = Some(PrivacyConfig { delta: 1e-3, ..PrivacyConfig::default() });
         assert_eq!(fields(&TrainConfig { privacy, ..TrainConfig::default() }, &examples(1000), 2), ["privacy.delta"]);
+    }
+
+    #[test]
+    fn more_bands_than_batches_or_steps_are_refused() {
+        let with = |bands, batch_size, epochs| {
+            let privacy = Some(PrivacyConfig { bands, ..PrivacyConfig::default() });
+            fields(&TrainConfig { privacy, batch_size, epochs, ..TrainConfig::default() }, &examples(1000), 2)
+        };
+        assert_eq!(with(10, 100, 3.0), Vec::<String>::new());
+        for (bands, batch, epochs) in [(0, 100, 3.0), (257, 3, 3.0), (11, 100, 3.0), (10, 100, 0.5)] {
+            assert_eq!(with(bands, batch, epochs), ["privacy.bands"], "{bands} {batch} {epochs}");
+        }
     }
 
     #[test]

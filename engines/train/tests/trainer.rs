@@ -227,6 +227,24 @@ fn the_limit_on_epsilon_holds_through_crashes() {
     assert!(refused, "36 steps cannot fit where 12 were planned");
 }
 
+/// Six bands, a crash and a resumption: 12 + 2 charges are three compositions, rounds go on where the ledger stands, and the limit is of compositions.
+#[test]
+fn correlated_noise_survives_a_crash_and_accounts_rounds() {
+    let (data, sink) = (examples(96), SharedSink::default());
+    let privacy = Some(PrivacyConfig { delta: 1e-4, bands: 6, ..PrivacyConfig::default() });
+    let config = TrainConfig { privacy, snapshot_every: 4, ..config() };
+    let model = crash_and_resume(&config, &data, &sink, 6);
+    let report = model.privacy.expect("a report");
+    assert_eq!((report.steps.get(), report.attempts), (12, 14));
+    assert_eq!(report.segments.iter().map(|s| s.steps.get()).collect::<Vec<_>>(), [3]);
+    assert_eq!(report.sampler, sprint_dp::report::Sampler::CyclicPoisson);
+    assert_eq!(report.mechanism.strategy.bands(), 6);
+    assert!(report.private && report.claim.expect("a claim").epsilon > 8.0, "the repeated rounds begin a third composition");
+    let undisturbed = run(&config, &data, &SharedSink::default()).privacy.expect("a report");
+    let claim = undisturbed.claim.expect("a claim").epsilon;
+    assert!(claim <= 8.0 && claim > 7.9, "{claim}");
+}
+
 #[test]
 fn physical_batches_and_threads_change_nothing_but_rounding() {
     let data = examples(96);
@@ -282,12 +300,13 @@ fn every_tuning_and_optimiser_learns_a_separable_task() {
     let adambc = OptimiserConfig::DpAdambc { beta1: 0.9, beta2: 0.99, floor: 0.1, weight_decay: 0.0 };
     let sgd = OptimiserConfig::Sgd { momentum: 0.9, weight_decay: 0.0 };
     // Seeded, and with little noise: 240 examples learn nothing reliably under a budget that one would publish.
-    let private = Some(PrivacyConfig { epsilon: 1000.0, delta: 1e-4, clip: 1.0, max_epsilon: None });
+    let private = Some(PrivacyConfig { epsilon: 1000.0, delta: 1e-4, clip: 1.0, max_epsilon: None, bands: 1 });
     let base = TrainConfig { batch_size: 48, epochs: 20.0, seed: Some(1), ..config() };
     for (tuning, optimiser, privacy, learning_rate, sampling) in [
         (lora(true), adamw, None, 1e-2, Sampling::Shuffled),
         (lora(false), adamw, private, 2e-2, Sampling::Poisson),
         (lora(true), adambc, private, 1e-2, Sampling::Poisson),
+        (lora(true), adamw, private.map(|p| PrivacyConfig { bands: 5, ..p }), 2e-2, Sampling::Poisson),
         (TuningConfig::Full, sgd, None, 1e-1, Sampling::Poisson),
         (TuningConfig::Full, adamw, private, 1e-2, Sampling::Poisson),
     ] {

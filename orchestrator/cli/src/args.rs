@@ -388,6 +388,10 @@ pub(crate) enum PrivacyCommand {
         /// Number of noisy steps, ≥ 1.
         #[arg(long, value_name = "T")]
         steps: u64,
+        /// Bands of correlated noise (BandMF): a record enters at most one step in B, so T steps count as T/B, rounded up. Q is then the rate of the steps
+        /// that are a record's turn: B·batch/N.
+        #[arg(long, value_name = "B", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+        bands: u32,
         /// δ, 0 < δ < 1.
         #[arg(long, value_name = "D")]
         delta: f64,
@@ -410,6 +414,10 @@ pub(crate) enum PrivacyCommand {
         /// Number of noisy steps, ≥ 1.
         #[arg(long, value_name = "T")]
         steps: u64,
+        /// Bands of correlated noise (BandMF): a record enters at most one step in B, so T steps count as T/B, rounded up. Q is then the rate of the steps
+        /// that are a record's turn: B·batch/N.
+        #[arg(long, value_name = "B", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+        bands: u32,
         /// Print JSON for machines.
         #[arg(long)]
         json: bool,

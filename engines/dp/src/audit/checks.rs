@@ -234,13 +234,18 @@ mod tests {
     use super::super::step::GridStep;
     use super::*;
     use crate::budget::{ClipNorm, NoiseMultiplier};
-    use crate::mechanism::{GridBits, GridConfig};
+    use crate::mechanism::{GridBits, GridConfig, Strategy};
     use crate::randomness::{Purpose, RandomSource};
 
     const DIMENSION: usize = 500;
 
     fn mechanism(sigma: f64) -> GridConfig {
-        GridConfig { clip: ClipNorm::new(0.3).unwrap(), sigma: NoiseMultiplier::new(sigma).unwrap(), bits: GridBits::default() }
+        GridConfig {
+            clip: ClipNorm::new(0.3).unwrap(),
+            sigma: NoiseMultiplier::new(sigma).unwrap(),
+            bits: GridBits::default(),
+            strategy: Strategy::default(),
+        }
     }
 
     fn run(step: &mut dyn StepUnderTest) -> AuditOutcome {

@@ -42,7 +42,7 @@ impl PlantedStep {
             GridConfig {
                 clip: ClipNorm::new(config.clip.get() * clip).unwrap_or(config.clip),
                 sigma: NoiseMultiplier::new(config.sigma.get() * sigma).unwrap_or(config.sigma),
-                bits: config.bits,
+                ..config
             }
         };
         let (used, seed) = match defect {

@@ -5,7 +5,7 @@ use super::sink::LedgerSink;
 use crate::accountant::{AccountantError, Segment};
 use crate::budget::{ClipNorm, Delta, Epsilon, NoiseMultiplier, SamplingRate, Steps};
 use crate::calibrate::Accountant;
-use crate::mechanism::{self, Claim, GridBits, GridConfig};
+use crate::mechanism::{self, Claim, GridBits, GridConfig, Strategy};
 use crate::randomness::{KeyId, RandomSource};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ pub struct Limit {
 pub struct RunTerms {
     /// The run's name, the same across restarts.
     pub run: RunId,
-    /// Sampling rate.
+    /// Sampling rate; with b bands, of the round in b that an example may enter.
     pub q: SamplingRate,
     /// Mechanism.
     pub config: GridConfig,
@@ -115,6 +115,8 @@ pub struct Charge {
     body: ChargeBody,
     bits: GridBits,
     dimension: u64,
+    strategy: Strategy,
+    round: u64,
 }
 
 impl Charge {
@@ -158,17 +160,39 @@ impl Charge {
         self.dimension
     }
 
+    /// How the noise of successive rounds is correlated, by the run's terms.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// How many charges the run had before on these terms, attempts that crashed included: with b bands, the sampler's turn is this modulo b.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
     /// The public name of the key whose noise this pays for.
     pub fn key_id(&self) -> KeyId {
         self.body.key_id
     }
 }
 
-/// Steps known to fit under the limit beyond those charged, for one (q, σ).
+/// What charges are counted by: the bits of q and σ, and the strategy.
+type Terms = (u64, u64, Strategy);
+
+fn terms(q: SamplingRate, sigma: NoiseMultiplier, strategy: Strategy) -> Terms {
+    (q.get().to_bits(), sigma.get().to_bits(), strategy)
+}
+
+impl RunBody {
+    fn terms(&self) -> Terms {
+        terms(self.q, self.sigma, self.strategy)
+    }
+}
+
+/// Steps known to fit under the limit beyond those charged, on one run's terms.
 #[derive(Clone, Copy, Debug)]
 struct Headroom {
-    q: SamplingRate,
-    sigma: NoiseMultiplier,
+    terms: Terms,
     left: u64,
     granted: u64,
 }
@@ -177,7 +201,8 @@ struct Headroom {
 pub struct Ledger<S> {
     sink: S,
     links: Vec<Link>,
-    spent: BTreeMap<(u64, u64), u64>,
+    /// Charges by terms and run.
+    spent: BTreeMap<Terms, BTreeMap<RunId, u64>>,
     attempts: BTreeMap<(RunId, u64), u64>,
     charges: u64,
     recovered: u64,
@@ -246,14 +271,17 @@ impl<S: LedgerSink> Ledger<S> {
             Body::Open { .. } => return Err(damaged("the ledger is opened twice")),
             Body::Run(run) => self.enter(run),
             Body::Charge(charge) => {
-                self.count(charge.q, charge.sigma);
+                self.count(terms(charge.q, charge.sigma, charge.strategy), &charge.run);
                 let next = self.attempts.entry((charge.run, charge.step)).or_default();
                 *next = (*next).max(charge.attempt.saturating_add(1));
             }
-            Body::Recovered { q, sigma, .. } => {
+            Body::Recovered { q, sigma, strategy, .. } => {
                 self.recovered += 1;
                 if let (Some(q), Some(sigma)) = (q, sigma) {
-                    self.count(q, sigma);
+                    let Some(run) = self.runs.last().map(|run| run.run.clone()) else {
+                        return Err(damaged("a charge was recovered before any run"));
+                    };
+                    self.count(terms(q, sigma, strategy), &run);
                 }
             }
         }
@@ -266,9 +294,12 @@ impl<S: LedgerSink> Ledger<S> {
         self.runs.push(run);
     }
 
-    fn count(&mut self, q: SamplingRate, sigma: NoiseMultiplier) {
+    /// Counts a charge; returns how many the run had on these terms before.
+    fn count(&mut self, terms: Terms, run: &RunId) -> u64 {
         self.charges += 1;
-        *self.spent.entry((q.get().to_bits(), sigma.get().to_bits())).or_default() += 1;
+        let count = self.spent.entry(terms).or_default().entry(run.clone()).or_default();
+        *count += 1;
+        *count - 1
     }
 
     /// A torn tail is a record whose append never returned, so its noise was never drawn; it is charged all the same.
@@ -277,12 +308,14 @@ impl<S: LedgerSink> Ledger<S> {
         if self.links.is_empty() {
             return Ok(());
         }
-        let terms = self.runs.last().map(|run| (run.q, run.sigma));
-        let body = Body::Recovered { discarded_bytes, q: terms.map(|t| t.0), sigma: terms.map(|t| t.1) };
+        let run = self.runs.last().cloned();
+        let strategy = run.as_ref().map(|run| run.strategy).unwrap_or_default();
+        let body =
+            Body::Recovered { discarded_bytes, q: run.as_ref().map(|r| r.q), sigma: run.as_ref().map(|r| r.sigma), strategy };
         self.append(&body)?;
         self.recovered += 1;
-        if let Some((q, sigma)) = terms {
-            self.count(q, sigma);
+        if let Some(run) = run {
+            self.count(run.terms(), &run.run);
         }
         Ok(())
     }
@@ -321,6 +354,7 @@ impl<S: LedgerSink> Ledger<S> {
             dimension: terms.dimension as u64,
             key_id: source.key_id(),
             private: source.is_private(),
+            strategy: terms.config.strategy,
         };
         self.append(&Body::Run(run.clone()))?;
         self.enter(run.clone());
@@ -337,18 +371,20 @@ impl<S: LedgerSink> Ledger<S> {
         }
         self.afford(&run, planned)?;
         let attempt = self.attempts.get(&(run.run.clone(), step)).copied().unwrap_or(0);
-        let body = ChargeBody { run: run.run, step, attempt, q: run.q, sigma: run.sigma, clip: run.clip, key_id: run.key_id };
+        let (terms, strategy) = (run.terms(), run.strategy);
+        let (q, sigma, clip, key_id) = (run.q, run.sigma, run.clip, run.key_id);
+        let body = ChargeBody { run: run.run, step, attempt, q, sigma, clip, key_id, strategy };
         self.append(&Body::Charge(body.clone()))?;
-        self.count(body.q, body.sigma);
+        let round = self.count(terms, &body.run);
         self.attempts.insert((body.run.clone(), step), attempt + 1);
-        Ok(Charge { body, bits: run.bits, dimension: run.dimension })
+        Ok(Charge { body, bits: run.bits, dimension: run.dimension, strategy, round })
     }
 
     /// Makes sure that one more step fits under the limit. Looks as many steps ahead as fit, so that most charges cost nothing.
     fn afford(&mut self, run: &RunBody, planned: u64) -> Result<(), LedgerError> {
         let Some(limit) = self.limit else { return Ok(()) };
         let mut ahead = planned;
-        if let Some(room) = self.headroom.filter(|r| r.q == run.q && r.sigma == run.sigma) {
+        if let Some(room) = self.headroom.filter(|r| r.terms == run.terms()) {
             if room.left > 0 {
                 self.headroom = Some(Headroom { left: room.left - 1, ..room });
                 return Ok(());
@@ -356,11 +392,10 @@ impl<S: LedgerSink> Ledger<S> {
             ahead = room.granted.min(planned).max(1);
         }
         loop {
-            let mut segments = self.segments();
-            segments.push(Segment { q: run.q, sigma: run.sigma, steps: Steps::new(ahead).map_err(AccountantError::from)? });
+            let segments = self.segments_after(Some((run, ahead)))?;
             let claim = self.claim_for(&segments, limit.delta)?;
             if mechanism::within(claim, limit.epsilon) {
-                self.headroom = Some(Headroom { q: run.q, sigma: run.sigma, left: ahead - 1, granted: ahead });
+                self.headroom = Some(Headroom { terms: run.terms(), left: ahead - 1, granted: ahead });
                 return Ok(());
             }
             if ahead == 1 {
@@ -383,14 +418,27 @@ impl<S: LedgerSink> Ledger<S> {
         (self.dimension, self.bits)
     }
 
-    /// Every charge in the ledger, all runs and attempts, grouped by (q, σ).
+    /// Everything in the ledger, all runs and attempts, as compositions grouped by (q, σ): a run's charges, or with b bands a b-th of them, rounded up.
     pub fn segments(&self) -> Vec<Segment> {
-        let segment = |((q, sigma), steps): (&(u64, u64), &u64)| Segment {
-            q: SamplingRate::new(f64::from_bits(*q)).expect("only validated rates are counted"),
-            sigma: NoiseMultiplier::new(f64::from_bits(*sigma)).expect("only validated multipliers are counted"),
-            steps: Steps::new(*steps).expect("a counted group has a step"),
+        self.segments_after(None).expect("only validated numbers are counted")
+    }
+
+    /// The same after so many more charges on a run's terms.
+    fn segments_after(&self, more: Option<(&RunBody, u64)>) -> Result<Vec<Segment>, AccountantError> {
+        let mut spent = self.spent.clone();
+        if let Some((run, charges)) = more {
+            *spent.entry(run.terms()).or_default().entry(run.run.clone()).or_default() += charges;
+        }
+        let mut compositions: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+        for ((q, sigma, strategy), runs) in spent {
+            *compositions.entry((q, sigma)).or_default() +=
+                runs.values().map(|charges| charges.div_ceil(u64::from(strategy.bands()))).sum::<u64>();
+        }
+        let segment = |((q, sigma), steps): ((u64, u64), u64)| -> Result<Segment, AccountantError> {
+            let (q, sigma) = (SamplingRate::new(f64::from_bits(q))?, NoiseMultiplier::new(f64::from_bits(sigma))?);
+            Ok(Segment { q, sigma, steps: Steps::new(steps)? })
         };
-        self.spent.iter().map(segment).collect()
+        compositions.into_iter().map(segment).collect()
     }
 
     /// What everything charged so far amounts to at `delta`; `None` before the first charge.

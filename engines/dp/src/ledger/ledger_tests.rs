@@ -11,6 +11,7 @@ fn terms(run: &str, sigma: f64, planned: u64) -> RunTerms {
             clip: ClipNorm::new(1.0).unwrap(),
             sigma: NoiseMultiplier::new(sigma).unwrap(),
             bits: GridBits::default(),
+            strategy: Strategy::default(),
         },
         dimension: 1000,
         planned,
@@ -59,6 +60,50 @@ fn restart_counts_every_attempt_and_numbers_the_next() {
     assert_eq!(again.attempt(), 1);
     assert_eq!(ledger.segments()[0].steps.get(), 6);
     assert_eq!(ledger.trials(), 1);
+}
+
+/// With 4 bands an example enters one round in four, so charges cost a quarter of the compositions, rounded up for each run; rounds count on through
+/// restarts, whatever step they repeat.
+#[test]
+fn bands_count_rounds_through_restarts_and_cost_a_band_th_of_the_compositions() {
+    let banded = |run: &str| {
+        let plain = terms(run, 1.0, 10);
+        RunTerms { config: GridConfig { strategy: Strategy::new(4).unwrap(), ..plain.config }, ..plain }
+    };
+    let mut ledger = Ledger::open(MemorySink::default(), "data").unwrap();
+    ledger.begin_run(banded("a"), &RandomSource::reproducible(1)).unwrap();
+    let rounds: Vec<u64> = (0..6).map(|step| ledger.charge(step).unwrap().round()).collect();
+    assert_eq!(rounds, [0, 1, 2, 3, 4, 5]);
+    let mut ledger = Ledger::open(ledger.into_sink(), "data").unwrap();
+    ledger.begin_run(banded("a"), &RandomSource::reproducible(2)).unwrap();
+    let again = ledger.charge(3).unwrap();
+    assert_eq!((again.round(), again.attempt(), again.strategy().bands()), (6, 1, 4));
+    ledger.begin_run(banded("b"), &RandomSource::reproducible(3)).unwrap();
+    assert_eq!(ledger.charge(0).unwrap().round(), 0);
+    ledger.begin_run(terms("c", 1.0, 10), &RandomSource::reproducible(4)).unwrap();
+    assert_eq!(ledger.charge(0).unwrap().round(), 0);
+    // ⌈7/4⌉ of a, ⌈1/4⌉ of b, and one of c with independent noise.
+    assert_eq!(ledger.segments().iter().map(|s| s.steps.get()).collect::<Vec<_>>(), [4]);
+    let sink = ledger.into_sink();
+    assert!(String::from_utf8_lossy(sink.bytes()).contains(r#""strategy":4"#));
+    let torn = [sink.bytes(), b"torn"].concat();
+    let reopened = Ledger::open(MemorySink::holding(torn), "data").unwrap();
+    assert_eq!((reopened.charges(), reopened.segments()[0].steps.get()), (10, 5));
+}
+
+#[test]
+fn the_limit_counts_bands() {
+    let plain = terms("r", 1.2, 500);
+    let most = |bands: u32| {
+        let strategy = Strategy::new(bands).unwrap();
+        let mut ledger = Ledger::open(MemorySink::default(), "data").unwrap();
+        ledger.limit(Limit { epsilon: Epsilon::new(1.0).unwrap(), delta: Delta::new(1e-5).unwrap() });
+        let config = GridConfig { strategy, ..plain.config };
+        ledger.begin_run(RunTerms { config, ..plain.clone() }, &RandomSource::reproducible(1)).unwrap();
+        (0..2000).take_while(|step| ledger.charge(*step).is_ok()).count()
+    };
+    let independent = most(1);
+    assert!(independent > 3 && most(4) == 4 * independent, "{independent} {}", most(4));
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //!
 //! *File format* (version 1): text lines `<64 hex digits> <JSON body>\n`, the digits being BLAKE3("sprint-dp ledger v1" derived)(previous digits'
 //! bytes ‖ body bytes), 32 zero bytes before the first. Bodies: `open` (version, data set), `run` (terms of a process's run), `charge` (one
-//! attempt of one step), `recovered` (a torn tail that was cut off, counted as one charge on the last run's terms).
+//! attempt of one step), `recovered` (a torn tail that was cut off, counted as one charge on the last run's terms). `run`, `charge` and
+//! `recovered` name a banded strategy by its bands; what lacks it is a step with independent noise.
 
 mod book;
 mod record;

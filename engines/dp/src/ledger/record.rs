@@ -1,7 +1,7 @@
 //! The ledger's lines: bodies, the checksum chain, and reading them back.
 
 use crate::budget::{ClipNorm, NoiseMultiplier, SamplingRate};
-use crate::mechanism::GridBits;
+use crate::mechanism::{GridBits, Strategy};
 use crate::randomness::KeyId;
 use serde::{Deserialize, Serialize};
 
@@ -51,10 +51,19 @@ impl From<RunId> for String {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Body {
-    Open { version: u32, dataset: String },
+    Open {
+        version: u32,
+        dataset: String,
+    },
     Run(RunBody),
     Charge(ChargeBody),
-    Recovered { discarded_bytes: u64, q: Option<SamplingRate>, sigma: Option<NoiseMultiplier> },
+    Recovered {
+        discarded_bytes: u64,
+        q: Option<SamplingRate>,
+        sigma: Option<NoiseMultiplier>,
+        #[serde(default, skip_serializing_if = "Strategy::is_independent")]
+        strategy: Strategy,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +77,8 @@ pub(crate) struct RunBody {
     pub(crate) dimension: u64,
     pub(crate) key_id: KeyId,
     pub(crate) private: bool,
+    #[serde(default, skip_serializing_if = "Strategy::is_independent")]
+    pub(crate) strategy: Strategy,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +91,8 @@ pub(crate) struct ChargeBody {
     pub(crate) sigma: NoiseMultiplier,
     pub(crate) clip: ClipNorm,
     pub(crate) key_id: KeyId,
+    #[serde(default, skip_serializing_if = "Strategy::is_independent")]
+    pub(crate) strategy: Strategy,
 }
 
 /// The chain value after a line.

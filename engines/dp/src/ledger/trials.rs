@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::budget::{ClipNorm, NoiseMultiplier, SamplingRate};
     use crate::ledger::{MemorySink, RunId, RunTerms};
-    use crate::mechanism::GridConfig;
+    use crate::mechanism::{GridConfig, Strategy};
     use crate::randomness::RandomSource;
 
     fn ledger(run: &str, sigma: f64, charges: u64, source: &RandomSource) -> Ledger<MemorySink> {
@@ -68,6 +68,7 @@ mod tests {
             clip: ClipNorm::new(1.0).unwrap(),
             sigma: NoiseMultiplier::new(sigma).unwrap(),
             bits: GridBits::default(),
+            strategy: Strategy::default(),
         };
         let q = SamplingRate::new(0.05).unwrap();
         let mut ledger = Ledger::open(MemorySink::default(), "data").unwrap();

@@ -16,6 +16,8 @@
 //! A NaN or infinite gradient contributes zero and is counted. Counts are secret: they depend on the batch without noise.
 
 use super::discrete_gaussian::{DeviationError, DiscreteGaussian};
+use super::memory::Memory;
+use super::strategy::Strategy;
 use crate::budget::{ClipNorm, NoiseMultiplier};
 use crate::ledger::Charge;
 use crate::randomness::RandomSource;
@@ -74,6 +76,9 @@ pub struct GridConfig {
     /// k.
     #[serde(default)]
     pub bits: GridBits,
+    /// How the noise of successive steps is correlated.
+    #[serde(default, skip_serializing_if = "Strategy::is_independent")]
+    pub strategy: Strategy,
 }
 
 /// Why a mechanism cannot be built or refuses to release.
@@ -134,6 +139,7 @@ pub struct GridMechanism {
     config: GridConfig,
     tensors: Vec<usize>,
     sums: Vec<i64>,
+    memory: Memory,
     noise: DiscreteGaussian,
     /// Largest norm, in grid steps, that may be rounded as it is.
     safe: f64,
@@ -161,9 +167,17 @@ impl GridMechanism {
         if dimension == 0 || dimension > 1 << 38 || half_diagonal > config.bits.steps() / 64.0 {
             return Err(MechanismError::Dimension { dimension, bits });
         }
-        let noise = DiscreteGaussian::new(config.sigma.get() * config.bits.steps())?;
+        let noise = DiscreteGaussian::new(config.sigma.get() * config.bits.steps() * config.strategy.norm())?;
         let safe = (config.bits.steps() - half_diagonal - 1.0) * (1.0 - 2f64.powi(-30));
-        Ok(Self { config, tensors: tensors.to_vec(), sums: vec![0; dimension], noise, safe, rejected: 0 })
+        Ok(Self {
+            config,
+            tensors: tensors.to_vec(),
+            sums: vec![0; dimension],
+            memory: Memory::new(config.strategy),
+            noise,
+            safe,
+            rejected: 0,
+        })
     }
 
     /// The configuration.
@@ -272,8 +286,8 @@ impl GridMechanism {
         norms
     }
 
-    /// Adds the charge's noise and releases the sum; the accumulators return to zero. Consumes the charge, so one durable ledger entry
-    /// pays for exactly one release.
+    /// Adds the charge's noise and releases the sum (with a banded strategy its estimate); the accumulators return to zero. Consumes the charge, so one
+    /// durable ledger entry pays for exactly one release.
     pub fn finish(&mut self, charge: Charge, source: &RandomSource) -> Result<NoisySum, MechanismError> {
         let check = |field, charged: String, actual: String| {
             if charged == actual { Ok(()) } else { Err(MechanismError::Charge { field, charged, actual }) }
@@ -283,19 +297,28 @@ impl GridMechanism {
         check("key_id", charge.key_id().to_string(), source.key_id().to_string())?;
         check("grid_bits", charge.bits().get().to_string(), self.config.bits.get().to_string())?;
         check("dimension", charge.dimension().to_string(), self.sums.len().to_string())?;
+        check("strategy", format!("{:?}", charge.strategy()), format!("{:?}", self.config.strategy))?;
         let mut stream = source.noise(charge.step(), charge.attempt());
         let gamma = self.config.clip.get() / self.config.bits.steps();
-        let noisy = |sum: &mut i64| {
-            let value = sum.saturating_add(self.noise.sample(&mut stream)) as f64 * gamma;
-            *sum = 0;
-            value as f32
+        let mut unit = 1.0;
+        let values = if self.config.strategy.is_independent() {
+            let noisy = |sum: &mut i64| {
+                let value = sum.saturating_add(self.noise.sample(&mut stream)) as f64 * gamma;
+                *sum = 0;
+                value as f32
+            };
+            self.sums.iter_mut().map(noisy).collect()
+        } else {
+            unit = self.memory.enter(charge.round());
+            let sums = std::mem::replace(&mut self.sums, vec![0; charge.dimension() as usize]);
+            let estimates = self.memory.release(sums, |_| self.noise.sample(&mut stream));
+            estimates.iter().map(|value| (value * gamma) as f32).collect()
         };
-        let values = self.sums.iter_mut().map(noisy).collect();
         self.rejected = 0;
         Ok(NoisySum {
             values,
             tensors: self.tensors.clone(),
-            deviation: self.config.sigma.get() * self.config.clip.get(),
+            deviation: self.config.sigma.get() * self.config.clip.get() * unit,
             private: source.is_private(),
         })
     }
@@ -364,7 +387,7 @@ impl NoisySum {
         &self.values
     }
 
-    /// σC, the noise deviation of each coordinate of the sum.
+    /// The noise deviation of each coordinate of the sum: σC, or more with a banded strategy.
     pub fn deviation(&self) -> f64 {
         self.deviation
     }
@@ -374,8 +397,8 @@ impl NoisySum {
         self.private
     }
 
-    /// The sum divided by the **expected** batch B (never the realised one, which is secret), and Φ = (σC/B)², the noise variance of
-    /// each coordinate that DP-AdamBC subtracts.
+    /// The sum divided by the **expected** batch B (never the realised one, which is secret), and Φ, the noise variance of
+    /// each coordinate that DP-AdamBC subtracts: (σC/B)² where noise is independent.
     pub fn mean(mut self, expected_batch: u64) -> NoisyMean {
         let scale = 1.0 / expected_batch.max(1) as f64;
         for v in &mut self.values {
@@ -411,7 +434,7 @@ impl NoisyMean {
         &self.values
     }
 
-    /// (σC/B)².
+    /// The noise variance of each coordinate.
     pub fn noise_variance(&self) -> f64 {
         self.noise_variance
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::budget::SamplingRate;
 use crate::ledger::{Ledger, MemorySink, RunId, RunTerms};
+use crate::mechanism::Strategy;
 use crate::randomness::Purpose;
 use proptest::prelude::*;
 
@@ -11,6 +12,7 @@ fn config(clip: f64, sigma: f64, bits: u8) -> GridConfig {
         clip: ClipNorm::new(clip).unwrap(),
         sigma: NoiseMultiplier::new(sigma).unwrap(),
         bits: GridBits::new(bits).unwrap(),
+        strategy: Strategy::default(),
     }
 }
 
@@ -138,6 +140,78 @@ fn zero_data_releases_are_normal_with_the_stated_deviation_and_differ_by_step_an
         assert!(correlation.abs() < 5.0 / (dimension as f64).sqrt(), "{correlation}");
     }
     assert_eq!(first.tensors().map(<[f32]>::len).collect::<Vec<_>>(), [20_000, 30_000]);
+}
+
+/// One example moves what the strategy makes of the releases, over its whole block, by at most C‖n‖: the noise of two runs with one key cancels.
+#[test]
+fn one_example_moves_its_block_by_no_more_than_the_strategys_norm() {
+    let strategy = Strategy::new(3).unwrap();
+    let settings = GridConfig { strategy, ..config(0.5, 0.8, 26) };
+    let source = RandomSource::reproducible(4);
+    let (dimension, rounds) = (40, 9);
+    let run = |with: Option<usize>| -> Vec<Vec<f64>> {
+        let mut mechanism = GridMechanism::new(settings, &[dimension]).unwrap();
+        let mut ledger = ledger(settings, dimension, &source);
+        let mut release = |round: usize| {
+            let others: Vec<f32> = (0..dimension).map(|i| ((i * 7 + round) % 11) as f32 - 5.0).collect();
+            mechanism.accumulate(&[&others]).unwrap();
+            if with == Some(round) {
+                mechanism.accumulate(&[&vec![1.0; dimension]]).unwrap();
+            }
+            let sum = mechanism.finish(ledger.charge(round as u64).unwrap(), &source).unwrap();
+            sum.values().iter().map(|v| f64::from(*v)).collect()
+        };
+        (0..rounds).map(&mut release).collect()
+    };
+    let (without, with) = (run(None), run(Some(4)));
+    let weights = strategy.weights();
+    let moved = |round: usize| -> f64 {
+        let mixed = |i: usize| -> f64 {
+            weights
+                .iter()
+                .enumerate()
+                .filter(|(lag, _)| *lag <= round)
+                .map(|(lag, n)| *n as f64 * (with[round - lag][i] - without[round - lag][i]))
+                .sum()
+        };
+        (0..dimension).map(|i| mixed(i).powi(2)).sum::<f64>().sqrt()
+    };
+    let by_round: Vec<f64> = (0..rounds).map(moved).collect();
+    let norm = by_round.iter().map(|m| m * m).sum::<f64>().sqrt();
+    let most = 0.5 * weights.iter().map(|n| (n * n) as f64).sum::<f64>().sqrt();
+    assert!(norm < most * (1.0 + 1e-4) && norm > most * 0.999, "{norm} of {most}: the example was large");
+    for (round, moved) in by_round.iter().enumerate() {
+        assert_eq!(*moved > 1.0, (4..7).contains(&round), "round {round}: {moved}");
+    }
+}
+
+#[test]
+fn banded_releases_carry_the_stated_noise_and_need_a_banded_charge() {
+    let strategy = Strategy::new(8).unwrap();
+    let settings = GridConfig { strategy, ..config(0.5, 0.8, 26) };
+    let (source, dimension) = (RandomSource::reproducible(4), 20_000);
+    let mut mechanism = GridMechanism::new(settings, &[dimension]).unwrap();
+    let mut banded = ledger(settings, dimension, &source);
+    let mut sum = vec![0.0; dimension];
+    let check = |values: &[f64], variance: f64, what: &str| {
+        let square = values.iter().map(|v| v * v).sum::<f64>() / variance / dimension as f64;
+        assert!((square - 1.0).abs() < 6.0 * (2.0 / dimension as f64).sqrt(), "{what}: {square}");
+    };
+    let unit = strategy.deviations(24);
+    for round in 0..24 {
+        let released = mechanism.finish(banded.charge(round).unwrap(), &source).unwrap().mean(10);
+        let stated = (0.4_f64 * unit[round as usize] / 10.0).powi(2);
+        assert!((released.noise_variance() / stated - 1.0).abs() < 1e-9);
+        let values: Vec<f64> = released.values().iter().map(|v| f64::from(*v)).collect();
+        check(&values, stated, "one release");
+        sum.iter_mut().zip(&values).for_each(|(s, v)| *s += v);
+    }
+    // Independent noise would leave a sum of variance 24·(σC/B)²; ten standard deviations of the estimate are below 0.02 of it.
+    let independent = 24.0 * 0.04_f64.powi(2);
+    let left = sum.iter().map(|v| v * v).sum::<f64>() / dimension as f64 / independent;
+    assert!(left > 0.15 && left < 0.27, "{left}");
+    let plain = ledger(config(0.5, 0.8, 26), dimension, &source).charge(0).unwrap();
+    assert!(matches!(mechanism.finish(plain, &source), Err(MechanismError::Charge { field: "strategy", .. })));
 }
 
 #[test]

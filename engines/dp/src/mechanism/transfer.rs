@@ -22,11 +22,16 @@
 //! β = 10⁻⁴·δe^{−H−ε} and returns ε + H + H′; the remaining 10⁻⁴·δ pays for the sampler's distance (2⁻¹⁰⁰ per draw). At k = 26, d = 2·10⁶,
 //! T = 10⁴ and σ = 0.5, H + H′ is 3·10⁻⁶.
 //!
+//! *Bands.* With a strategy of b bands (see [`super::Strategy`]) a composition stands for up to b rounds, each with noise of deviation s‖n‖. η(s) is convex
+//! in 1/s² and 0 at 0, and ‖n‖² ≥ b, so b·η(s‖n‖) ≤ η(s); R/s² falls by ‖n‖ as well. H and H′ above therefore bound the banded mechanism's, with the
+//! number of rounds, at most 256 a composition, in β = 256·T·e^{−x}.
+//!
 //! *Second route.* At integer orders the Poisson-subsampled discrete Gaussian's RDP is at most the continuous one's: expand binomially
 //! (all coefficients positive) and use E[e^{tX}] ≤ e^{t²s²/2} for X ~ N_ℤ(0, s²) (Canonne, Kamath and Steinke 2020, corollary 9). It needs no
 //! slack but only serves the RDP figure; the argument above carries every accountant.
 
 use super::grid::GridBits;
+use super::strategy::MOST_BANDS;
 use crate::accountant::{AccountantError, Segment};
 use crate::budget::{Delta, Epsilon};
 use crate::calibrate::Accountant;
@@ -61,7 +66,7 @@ pub fn claim(
     let room = delta.get() * (-first).exp();
     let continuous = by.epsilon(segments, Delta::new(room * (1.0 - 2e-4))?)?;
     let log_beta = (1e-4 * room).ln() - continuous;
-    let x = steps.ln() - log_beta;
+    let x = (f64::from(MOST_BANDS) * steps).ln() - log_beta;
     let mut second = 0.0;
     for segment in segments {
         let s = segment.sigma.get() * bits.steps();

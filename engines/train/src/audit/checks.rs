@@ -5,10 +5,12 @@ use sprint_dp::audit::statistics::{chi_squared_score, kolmogorov_smirnov};
 use sprint_dp::audit::{AuditOutcome, Check, Defect, OneRun, OneRunConfig, guess};
 use sprint_dp::budget::Delta;
 use sprint_dp::calibrate::{Accountant, Plan, Request};
+use sprint_dp::mechanism::Strategy;
 use sprint_dp::randomness::{Purpose, RandomSource, Stream};
-use sprint_model::ParamPath;
+use sprint_model::{Example, ParamPath};
 
 use super::world::{CLIP, Run, SharedLedger, World, base, canary, config, overflowing};
+use crate::budget::turn;
 use crate::device::Backend;
 use crate::error::TrainError;
 use crate::eval::hidden_states;
@@ -75,11 +77,13 @@ pub fn audit_trainer(size: TrainerAuditConfig, plant: Option<Defect>) -> Result<
     let mut checks = Checks::default();
     noise_alone(&mut checks, size, plant)?;
     let (parameters, one_run) = canaries(&mut checks, size, plant)?;
+    correlated_noise(&mut checks, size, plant)?;
+    canaries_in_turn(&mut checks, size, plant)?;
     Ok(TrainerAudit { outcome: AuditOutcome { checks: checks.0 }, parameters, one_run, claimed_epsilon: size.epsilon })
 }
 
-/// The σ that a sound run of `world` uses.
-fn calibrated(world: &World, size: TrainerAuditConfig) -> Result<f64, TrainError> {
+/// The plan that a sound run of `world` follows.
+fn plan(world: &World, size: TrainerAuditConfig) -> Result<Plan, TrainError> {
     let (_, layout) = world.layout()?;
     let request = Request {
         records: world.examples.len() as u64,
@@ -88,15 +92,16 @@ fn calibrated(world: &World, size: TrainerAuditConfig) -> Result<f64, TrainError
         epsilon: sprint_dp::budget::Epsilon::new(size.epsilon)?,
         delta: size.delta,
         dimension: layout.dim() as u64,
+        bands: world.config.privacy.map_or(1, |p| p.bands),
     };
-    Ok(Plan::calibrate(request, Accountant::Pld)?.sigma().get())
+    Ok(Plan::calibrate(request, Accountant::Pld)?)
 }
 
 fn noise_alone(checks: &mut Checks, size: TrainerAuditConfig, plant: Option<Defect>) -> Result<(), TrainError> {
     let epochs = size.steps as f64 * BATCH as f64 / RECORDS as f64;
-    let config = config(size.epsilon, size.delta.get(), BATCH, epochs);
+    let config = config(size.epsilon, size.delta.get(), BATCH, epochs, 1);
     let world = World { base: base()?, examples: overflowing(RECORDS), outputs: 2, config, plant };
-    let deviation = calibrated(&world, size)? * CLIP / BATCH as f64;
+    let deviation = plan(&world, size)?.sigma().get() * CLIP / BATCH as f64;
     let ledger = SharedLedger::default();
     let whole = world.run(&ledger, None)?;
     let released = in_deviations(&whole, deviation);
@@ -126,21 +131,94 @@ fn noise_alone(checks: &mut Checks, size: TrainerAuditConfig, plant: Option<Defe
         SIX_SIGMA,
         "a restarted or resumed run repeats noise: its key is fixed or public",
     );
-    accounted(checks, &whole, size);
+    accounted(checks, &whole, size, ["trainer_claim", "trainer_steps_are_charged"]);
+    Ok(())
+}
+
+/// Bands of the run whose noise is correlated; as many as fit in [`RECORDS`] and [`BATCH`].
+const BANDS: u32 = 8;
+/// Bands of the run over canaries: with rate 1, half of them enter each step.
+const TURNS: u32 = 2;
+
+/// The releases of a run with correlated noise, mixed by its strategy again, must be white and have the claimed deviation.
+fn correlated_noise(checks: &mut Checks, size: TrainerAuditConfig, plant: Option<Defect>) -> Result<(), TrainError> {
+    let epochs = size.steps as f64 * BATCH as f64 / RECORDS as f64;
+    let config = config(size.epsilon, size.delta.get(), BATCH, epochs, BANDS);
+    let world = World { base: base()?, examples: overflowing(RECORDS), outputs: 2, config, plant };
+    let plan = plan(&world, size)?;
+    let whole = world.run(&SharedLedger::default(), None)?;
+    let mixed = mixed(&whole.releases, plan.strategy(), plan.sigma().get() * CLIP / BATCH as f64);
+    let flat: Vec<f64> = mixed.concat();
+    let square = flat.iter().map(|v| v * v).sum::<f64>();
+    let variance = chi_squared_score(square, flat.len() as f64).abs();
+    let meaning = "what the strategy makes of the released estimates does not carry noise of deviation σC‖n‖/B";
+    checks.record("trainer_bands_noise_variance", variance, SIX_SIGMA, meaning);
+    let apart = (1..BANDS as usize)
+        .flat_map(|lag| mixed.iter().zip(&mixed[lag.min(mixed.len())..]))
+        .map(|(a, b)| correlation(a, b))
+        .fold(0.0, f64::max);
+    checks.record("trainer_bands_noise_is_white", apart, SIX_SIGMA, "rounds of one example's block share noise");
+    accounted(checks, &whole, size, ["trainer_bands_claim", "trainer_bands_steps_are_charged"]);
+    Ok(())
+}
+
+/// Σ nᵢ·g̃_{t−i} of every step t, in deviations of its noise.
+fn mixed(releases: &[Vec<f64>], strategy: Strategy, deviation: f64) -> Vec<Vec<f64>> {
+    let weights = strategy.weights();
+    let norm = weights.iter().map(|n| (n * n) as f64).sum::<f64>().sqrt();
+    let scale = 1.0 / (norm * deviation);
+    let mix = |t: usize| {
+        let mut sum = vec![0.0; releases[t].len()];
+        for (lag, n) in weights.iter().enumerate().take(t + 1) {
+            sum.iter_mut().zip(&releases[t - lag]).for_each(|(s, g)| *s += *n as f64 * g * scale);
+        }
+        sum
+    };
+    (0..releases.len()).map(mix).collect()
+}
+
+/// Canaries in a run with correlated noise: they enter in their turn alone, and do not refute the claim.
+fn canaries_in_turn(checks: &mut Checks, size: TrainerAuditConfig, plant: Option<Defect>) -> Result<(), TrainError> {
+    let canaries = Canaries::train(size, TURNS, plant)?;
+    let round = |t: usize, i: usize| t as u64 % u64::from(TURNS) == turn(&canaries.all[i]) % u64::from(TURNS);
+    // The mean step of canaries inside and outside their turn, in units of C.
+    let mean = |inside: bool| {
+        let (mut sum, mut n) = (0.0, 0.0_f64);
+        for (t, along) in canaries.along.iter().enumerate() {
+            for i in (0..size.canaries).filter(|i| canaries.included[*i] && round(t, *i) == inside) {
+                (sum, n) = (sum + along[i], n + 1.0);
+            }
+        }
+        (sum / n.max(1.0) * canaries.batch / CLIP, n)
+    };
+    let ((inside, _), (outside, n)) = (mean(true), mean(false));
+    let deviation = canaries.deviations.iter().copied().fold(0.0, f64::max);
+    let most = SIX_SIGMA * deviation / n.max(1.0).sqrt();
+    checks.record("trainer_bands_turns", outside.abs(), most, "an example enters steps that are not its turn");
+    checks.record(
+        "trainer_bands_canaries_are_seen",
+        0.25 - inside,
+        0.0,
+        "canaries hardly move the model: the audit has no power",
+    );
+    let scores = canaries.scores();
+    let found = guess(&scores, &canaries.included, canaries.one_run(size));
+    let meaning = "the canaries refute the claimed ε";
+    checks.record("trainer_bands_one_run_epsilon", found.epsilon_lower, size.epsilon, meaning);
     Ok(())
 }
 
 /// The report must claim what was asked for, from as many charges as steps were released.
-fn accounted(checks: &mut Checks, run: &Run, size: TrainerAuditConfig) {
+fn accounted(checks: &mut Checks, run: &Run, size: TrainerAuditConfig, [claim, charges]: [&str; 2]) {
     let Some(report) = &run.model.privacy else {
-        return checks.record("trainer_claim", f64::NAN, size.epsilon, "a private run left no report");
+        return checks.record(claim, f64::NAN, size.epsilon, "a private run left no report");
     };
     // No claim is as good as an infinite one.
     let claimed = report.claim.as_ref().map_or(f64::INFINITY, |c| c.epsilon);
-    checks.record("trainer_claim", claimed, size.epsilon, "the ledger's charges cost more than the ε that was asked for");
+    checks.record(claim, claimed, size.epsilon, "the ledger's charges cost more than the ε that was asked for");
     let steps = run.releases.len() as f64;
     let off = (report.attempts as f64 - steps).abs() + (report.steps.get() as f64 - steps).abs();
-    checks.record("trainer_steps_are_charged", off, 0.0, "steps calibrated, charged and released are not the same number");
+    checks.record(charges, off, 0.0, "steps calibrated, charged and released are not the same number");
 }
 
 /// The releases in units of the claimed deviation.
@@ -155,42 +233,74 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     product.abs() / scale * (a.len() as f64).sqrt()
 }
 
-fn canaries(checks: &mut Checks, size: TrainerAuditConfig, plant: Option<Defect>) -> Result<(usize, OneRun), TrainError> {
-    let source = RandomSource::private()?;
-    let mut coins = source.stream(Purpose::Audit, 0, 0).expect("only noise is kept from callers");
-    let included = flips(size.canaries, &mut coins);
-    let all: Vec<_> = (0..size.canaries).map(canary).collect();
-    let examples: Vec<_> = all.iter().zip(&included).filter(|(_, kept)| **kept).map(|(e, _)| e.clone()).collect();
-    let present = examples.len();
-    let config = config(size.epsilon, size.delta.get(), present, size.rounds as f64);
-    let world = World { base: base()?, examples, outputs: size.canaries, config, plant };
-    let sigma = calibrated(&world, size)?;
-    let run = world.run(&SharedLedger::default(), None)?;
+/// A run over canaries, each a class of its own, of which a coin let half in.
+struct Canaries {
+    all: Vec<Example>,
+    included: Vec<bool>,
+    sigma: f64,
+    /// By step: the deviation of a sum's noise, in units of C.
+    deviations: Vec<f64>,
+    /// The expected batch.
+    batch: f64,
+    parameters: usize,
+    /// By step: how far the release points along each canary's gradient.
+    along: Vec<Vec<f64>>,
+}
 
-    // cᵢ is minus the direction of canary i's features, in row i of the head: where its cross-entropy pulls.
-    let (spec, layout) = world.layout()?;
-    let features = hidden_states(&world.base, &all, Backend::open(world.config.device)?)?;
-    let head = layout.offset(&ParamPath::new("classifier.weight")).expect("a linear head is trained");
-    let scores: Vec<f64> = (0..size.canaries)
-        .map(|i| {
+impl Canaries {
+    fn train(size: TrainerAuditConfig, bands: u32, plant: Option<Defect>) -> Result<Self, TrainError> {
+        let source = RandomSource::private()?;
+        let mut coins = source.stream(Purpose::Audit, 0, 0).expect("only noise is kept from callers");
+        let included = flips(size.canaries, &mut coins);
+        let all: Vec<_> = (0..size.canaries).map(canary).collect();
+        let examples: Vec<_> = all.iter().zip(&included).filter(|(_, kept)| **kept).map(|(e, _)| e.clone()).collect();
+        let batch = examples.len() / bands as usize;
+        let epochs = size.rounds as f64 / f64::from(bands);
+        let config = config(size.epsilon, size.delta.get(), batch, epochs, bands);
+        let world = World { base: base()?, examples, outputs: size.canaries, config, plant };
+        let plan = plan(&world, size)?;
+        let sigma = plan.sigma().get();
+        let deviations = plan.strategy().deviations(size.rounds as usize).iter().map(|d| d * sigma).collect();
+        let run = world.run(&SharedLedger::default(), None)?;
+
+        // cᵢ is minus the direction of canary i's features, in row i of the head: where its cross-entropy pulls.
+        let (spec, layout) = world.layout()?;
+        let features = hidden_states(&world.base, &all, Backend::open(world.config.device)?)?;
+        let head = layout.offset(&ParamPath::new("classifier.weight")).expect("a linear head is trained");
+        let along = |release: &Vec<f64>, i: usize| {
             let feature = &features[i].mean;
             let norm = feature.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-            let row = head + i * spec.hidden..head + (i + 1) * spec.hidden;
-            let along = |r: &Vec<f64>| r[row.clone()].iter().zip(feature).map(|(g, f)| -g * f64::from(*f) / norm).sum::<f64>();
-            run.releases.iter().map(along).sum()
-        })
-        .collect();
+            let row = &release[head + i * spec.hidden..head + (i + 1) * spec.hidden];
+            row.iter().zip(feature).map(|(g, f)| -g * f64::from(*f) / norm).sum::<f64>()
+        };
+        let along = run.releases.iter().map(|r| (0..size.canaries).map(|i| along(r, i)).collect()).collect();
+        Ok(Self { all, included, sigma, deviations, batch: batch as f64, parameters: layout.dim(), along })
+    }
+
+    fn scores(&self) -> Vec<f64> {
+        (0..self.all.len()).map(|i| self.along.iter().map(|step| step[i]).sum()).collect()
+    }
+
+    fn one_run(&self, size: TrainerAuditConfig) -> OneRunConfig {
+        let guesses = size.canaries / 2;
+        OneRunConfig { canaries: size.canaries, steps: size.rounds, guesses, delta: size.delta, alpha: size.alpha }
+    }
+}
+
+fn canaries(checks: &mut Checks, size: TrainerAuditConfig, plant: Option<Defect>) -> Result<(usize, OneRun), TrainError> {
+    let canaries = Canaries::train(size, 1, plant)?;
+    let (scores, included, steps) = (canaries.scores(), &canaries.included, canaries.along.len() as f64);
 
     // How far one canary moves a sum, in units of C: at most 1, and near it, as nearly all of its gradient lies along cᵢ.
     let mean = |kept: bool| {
         let (sum, n) =
-            scores.iter().zip(&included).filter(|(_, k)| **k == kept).fold((0.0, 0.0), |(s, n), (v, _)| (s + v, n + 1.0));
+            scores.iter().zip(included).filter(|(_, k)| **k == kept).fold((0.0, 0.0), |(s, n), (v, _)| (s + v, n + 1.0));
         sum / f64::max(n, 1.0)
     };
-    let per_step = present as f64 / CLIP / run.releases.len() as f64;
-    let moved = (mean(true) - mean(false)) * per_step;
-    let absent = (size.canaries - present).max(1) as f64;
-    let error = sigma / (run.releases.len() as f64).sqrt() * (1.0 / present as f64 + 1.0 / absent).sqrt();
+    let moved = (mean(true) - mean(false)) * canaries.batch / CLIP / steps;
+    let present = included.iter().filter(|k| **k).count().max(1) as f64;
+    let absent = (size.canaries as f64 - present).max(1.0);
+    let error = canaries.sigma / steps.sqrt() * (1.0 / present + 1.0 / absent).sqrt();
     let most = 1.0 + SIX_SIGMA * error;
     checks.record(
         "trainer_clipping",
@@ -200,11 +310,9 @@ fn canaries(checks: &mut Checks, size: TrainerAuditConfig, plant: Option<Defect>
     );
     checks.record("trainer_canaries_are_seen", 0.25 - moved, 0.0, "canaries hardly move the model: the audit has no power");
 
-    let guesses = size.canaries / 2;
-    let one_run = OneRunConfig { canaries: size.canaries, steps: size.rounds, guesses, delta: size.delta, alpha: size.alpha };
-    let found = guess(&scores, &included, one_run);
+    let found = guess(&scores, included, canaries.one_run(size));
     checks.record("trainer_one_run_epsilon", found.epsilon_lower, size.epsilon, "the canaries refute the claimed ε");
-    Ok((layout.dim(), found))
+    Ok((canaries.parameters, found))
 }
 
 fn flips(n: usize, coins: &mut Stream) -> Vec<bool> {

@@ -27,7 +27,7 @@ impl Mechanics for Planted {
         let scaled = |clip: f64, sigma: f64| GridConfig {
             clip: ClipNorm::new(claimed.clip.get() * clip).unwrap_or(claimed.clip),
             sigma: NoiseMultiplier::new(claimed.sigma.get() * sigma).unwrap_or(claimed.sigma),
-            bits: claimed.bits,
+            ..claimed
         };
         match self.0 {
             Defect::SigmaHalved => scaled(1.0, 0.5),

@@ -54,10 +54,10 @@ pub(super) fn base() -> Result<Checkpoint, TrainError> {
 }
 
 /// Plain gradient descent, low-rank updates of every dense layer and a linear head: what SPRINT's users train, by the simplest optimiser.
-pub(super) fn config(epsilon: f64, delta: f64, batch_size: usize, epochs: f64) -> TrainConfig {
+pub(super) fn config(epsilon: f64, delta: f64, batch_size: usize, epochs: f64, bands: u32) -> TrainConfig {
     TrainConfig {
         tuning: TuningConfig::Lora(LoraConfig { rank: 4, ..LoraConfig::default() }),
-        privacy: Some(PrivacyConfig { epsilon, delta, clip: CLIP, max_epsilon: None }),
+        privacy: Some(PrivacyConfig { epsilon, delta, clip: CLIP, max_epsilon: None, bands }),
         batch_size,
         epochs,
         learning_rate: 1.0,

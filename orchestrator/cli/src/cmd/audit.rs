@@ -5,7 +5,7 @@ use std::fmt::Display;
 use serde_json::{Value, json};
 use sprint_dp::audit::{AuditConfig, AuditOutcome, Defect, GridStep, PlantedStep, StepUnderTest, audit};
 use sprint_dp::budget::{ClipNorm, Delta, NoiseMultiplier};
-use sprint_dp::mechanism::{GridBits, GridConfig};
+use sprint_dp::mechanism::{GridBits, GridConfig, Strategy};
 use sprint_dp::randomness::{Purpose, RandomSource};
 use sprint_train::{TrainerAudit, TrainerAuditConfig, audit_trainer};
 
@@ -50,7 +50,8 @@ fn failed(error: impl std::error::Error) -> Failure {
 
 fn mechanism(plant: Option<Defect>, quick: bool) -> Result<AuditOutcome, Failure> {
     let clip = ClipNorm::new(0.3).map_err(failed)?;
-    let grid = GridConfig { clip, sigma: NoiseMultiplier::new(0.8).map_err(failed)?, bits: GridBits::default() };
+    let sigma = NoiseMultiplier::new(0.8).map_err(failed)?;
+    let grid = GridConfig { clip, sigma, bits: GridBits::default(), strategy: Strategy::default() };
     let mut sound;
     let mut planted;
     let step: &mut dyn StepUnderTest = match plant {

@@ -10,14 +10,15 @@ use crate::ui::out;
 
 pub(super) fn run(command: PrivacyCommand) -> Result<Code, Failure> {
     match command {
-        PrivacyCommand::Epsilon { q, sigma, steps, delta, json } => {
-            epsilon(segment(q, sigma, steps)?, field(Delta::new(delta))?, json)
+        PrivacyCommand::Epsilon { q, sigma, steps, bands, delta, json } => {
+            let (q, sigma) = (field(SamplingRate::new(q))?, field(NoiseMultiplier::new(sigma))?);
+            epsilon(Segment { q, sigma, steps: compositions(steps, bands)? }, field(Delta::new(delta))?, json)
         }
-        PrivacyCommand::Sigma { epsilon, delta, q, steps, json } => sigma(
+        PrivacyCommand::Sigma { epsilon, delta, q, steps, bands, json } => sigma(
             field(Epsilon::new(epsilon))?,
             field(Delta::new(delta))?,
             field(SamplingRate::new(q))?,
-            field(Steps::new(steps))?,
+            compositions(steps, bands)?,
             json,
         ),
         PrivacyCommand::Rdp { q, sigma, order, json } => rdp(q, sigma, order, json),
@@ -33,8 +34,8 @@ fn accounted<T>(value: Result<T, AccountantError>) -> Result<T, Failure> {
     value.map_err(|e| Failure::from_error(Code::USAGE, &e))
 }
 
-fn segment(q: f64, sigma: f64, steps: u64) -> Result<Segment, Failure> {
-    Ok(Segment { q: field(SamplingRate::new(q))?, sigma: field(NoiseMultiplier::new(sigma))?, steps: field(Steps::new(steps))? })
+fn compositions(steps: u64, bands: u32) -> Result<Steps, Failure> {
+    Ok(sprint_dp::calibrate::compositions(field(Steps::new(steps))?, bands))
 }
 
 fn epsilon(segment: Segment, delta: Delta, as_json: bool) -> Result<Code, Failure> {
