@@ -180,27 +180,23 @@ fn mixed(releases: &[Vec<f64>], strategy: Strategy, deviation: f64) -> Vec<Vec<f
 /// Canaries in a run with correlated noise: they enter in their turn alone, and do not refute the claim.
 fn canaries_in_turn(checks: &mut Checks, size: TrainerAuditConfig, plant: Option<Defect>) -> Result<(), TrainError> {
     let canaries = Canaries::train(size, TURNS, plant)?;
-    let round = |t: usize, i: usize| t as u64 % u64::from(TURNS) == turn(&canaries.all[i]) % u64::from(TURNS);
-    // The mean step of canaries inside and outside their turn, in units of C.
-    let mean = |inside: bool| {
+    let in_turn = |t: usize, i: usize| t as u64 % u64::from(TURNS) == turn(&canaries.all[i]) % u64::from(TURNS);
+    // The mean step along canaries that are outside their turn, in units of C.
+    let mean = |present: bool| {
         let (mut sum, mut n) = (0.0, 0.0_f64);
         for (t, along) in canaries.along.iter().enumerate() {
-            for i in (0..size.canaries).filter(|i| canaries.included[*i] && round(t, *i) == inside) {
+            for i in (0..size.canaries).filter(|i| canaries.included[*i] == present && !in_turn(t, *i)) {
                 (sum, n) = (sum + along[i], n + 1.0);
             }
         }
-        (sum / n.max(1.0) * canaries.batch / CLIP, n)
+        (sum / n.max(1.0) * canaries.batch / CLIP, n.max(1.0))
     };
-    let ((inside, _), (outside, n)) = (mean(true), mean(false));
+    // Every example pushes the rows of all other classes a little: what absent canaries show is not theirs.
+    let ((outside, n), (absent, m)) = (mean(true), mean(false));
     let deviation = canaries.deviations.iter().copied().fold(0.0, f64::max);
-    let most = SIX_SIGMA * deviation / n.max(1.0).sqrt();
-    checks.record("trainer_bands_turns", outside.abs(), most, "an example enters steps that are not its turn");
-    checks.record(
-        "trainer_bands_canaries_are_seen",
-        0.25 - inside,
-        0.0,
-        "canaries hardly move the model: the audit has no power",
-    );
+    let most = 0.2 + 4.0 * deviation * (1.0 / n + 1.0 / m).sqrt();
+    let meaning = "an example enters steps that are not its turn: there it would move them by about 1";
+    checks.record("trainer_bands_turns", (outside - absent).abs(), most, meaning);
     let scores = canaries.scores();
     let found = guess(&scores, &canaries.included, canaries.one_run(size));
     let meaning = "the canaries refute the claimed ε";
