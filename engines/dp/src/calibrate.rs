@@ -229,6 +229,14 @@ pub fn compositions(steps: Steps, bands: u32) -> Steps {
     Steps::new(steps.get().div_ceil(u64::from(bands.max(1)))).unwrap_or(steps)
 }
 
+/// The strategy of so many bands, if `steps` fill them.
+pub fn strategy_for(bands: u32, steps: Steps) -> Result<Strategy, BudgetError> {
+    match Strategy::new(bands) {
+        Ok(strategy) if u64::from(bands) <= steps.get() => Ok(strategy),
+        _ => Err(BudgetError { field: "bands", value: f64::from(bands), fix: "give 1 to 256 bands, and no more than steps" }),
+    }
+}
+
 /// q: B/N, or with b bands B over a group's ⌊N/b⌋ records.
 pub fn rate_for(records: u64, expected_batch: u64, bands: u32) -> Result<SamplingRate, BudgetError> {
     let group = records / u64::from(bands.max(1));
@@ -256,12 +264,7 @@ impl Plan {
     pub fn calibrate(request: Request, by: Accountant) -> Result<Self, AccountantError> {
         let q = rate_for(request.records, request.expected_batch, request.bands)?;
         let steps = steps_for(request.records, request.expected_batch, request.epochs)?;
-        let fix = "give 1 to 256 bands, and no more than steps";
-        let outside = BudgetError { field: "bands", value: f64::from(request.bands), fix };
-        let strategy = match Strategy::new(request.bands) {
-            Ok(strategy) if u64::from(request.bands) <= steps.get() => strategy,
-            _ => return Err(outside.into()),
-        };
+        let strategy = strategy_for(request.bands, steps)?;
         let sigma = sigma(by, &[], request.epsilon, request.delta, q, compositions(steps, request.bands))?;
         let mut fields = PlanFields {
             records: request.records,

@@ -39,6 +39,17 @@ pub enum Sampler {
     Shuffled,
 }
 
+impl Sampler {
+    /// Whether what the ledger accounts for noise of this strategy holds for batches drawn so.
+    fn supports(self, strategy: Strategy) -> bool {
+        match self {
+            Self::Poisson => strategy.is_independent(),
+            Self::CyclicPoisson => true,
+            Self::Shuffled => false,
+        }
+    }
+}
+
 /// What left the trusted side and is covered by the claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -184,7 +195,7 @@ impl PrivacyReport {
             return Err(ReportError::Uncharged { charged: ledger.charges(), taken: planned });
         }
         let segments = ledger.segments();
-        let private = ledger.is_private() && context.sampler != Sampler::Shuffled;
+        let private = ledger.is_private() && context.sampler.supports(context.config.strategy);
         let bits = context.config.bits;
         let claim = if private {
             Some(mechanism::claim(Accountant::Pld, &segments, plan.delta(), context.dimension, bits)?)
@@ -294,6 +305,13 @@ mod tests {
         assert!(!report.private && report.claim.is_none());
         let shuffled = ReportContext { sampler: Sampler::Shuffled, ..context(&plan, steps) };
         assert!(!PrivacyReport::new(&plan, &ledger, shuffled).unwrap().private);
+        // Plain sampling may draw an example twice within a block of correlated noise, which nobody accounted for.
+        let GridConfig { clip, sigma, bits, .. } = context(&plan, steps).config;
+        for (sampler, private) in [(Sampler::Poisson, false), (Sampler::CyclicPoisson, true)] {
+            let config = GridConfig { clip, sigma, bits, strategy: Strategy::new(4).unwrap() };
+            let banded = ReportContext { config, sampler, ..context(&plan, steps) };
+            assert_eq!(PrivacyReport::new(&plan, &ledger, banded).unwrap().private, private, "{sampler:?}");
+        }
     }
 
     #[test]

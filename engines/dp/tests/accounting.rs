@@ -146,7 +146,7 @@ fn calibrated_sigma_is_tight_rounded_up_and_meets_its_target() {
     }
 }
 
-/// With b bands a record enters one step in b, at b times the rate: for SST-2's first recipe that costs σ, and pays for itself in the noise of sums.
+/// With b bands a record enters one step in b, at b times the rate: that costs σ, and pays for itself in the noise of sums.
 #[test]
 fn a_banded_plan_accounts_one_step_in_so_many_and_gains_in_sums() {
     let request = |bands| Request {
@@ -170,7 +170,7 @@ fn a_banded_plan_accounts_one_step_in_so_many_and_gains_in_sums() {
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), banded);
     // A file cannot claim a lower rate for the same bands, nor more bands than the records have batches for.
     let lower = text.replace(&format!("\"q\":{}", banded.q()), "\"q\":0.5");
-    assert!(serde_json::from_str::<Plan>(&lower).unwrap_err().to_string().contains('q'));
+    assert!(serde_json::from_str::<Plan>(&lower).unwrap_err().to_string().contains("q = 0.5"));
     let error = Plan::calibrate(request(9), Accountant::Pld).unwrap_err().to_string();
     assert!(error.contains("bands = 9"), "{error}");
 }

@@ -1,9 +1,9 @@
 //! What a run needs to go on after a crash: parameters, optimiser, step and the ledger's head. Never a key.
 //!
 //! A snapshot is one safetensors file: vectors of f32 and a JSON header under the metadata key `sprint-train`. Steps are sampled
-//! independently, or in turns that the ledger counts, so there is no sampler position. In a private run a resumed process draws from a fresh key; in a reproducible one the
-//! streams are functions of the seed and the step, so a resumed run repeats the uninterrupted one bit for bit, unless its noise is correlated: what a
-//! banded strategy remembers is never written down, and a resumed run begins anew.
+//! independently, or in turns that the ledger counts, so there is no sampler position. In a private run a resumed process draws from a fresh
+//! key; in a reproducible one the streams are functions of the seed and the step, so a resumed run repeats the uninterrupted one bit for bit, unless its
+//! noise is correlated: what a banded strategy remembers is never written down, and a resumed run begins anew.
 
 use std::collections::HashMap;
 

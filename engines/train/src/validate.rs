@@ -3,6 +3,7 @@
 use std::fmt;
 
 use sprint_dp::budget::{BudgetError, ClipNorm, Delta, Epsilon};
+use sprint_dp::calibrate::{rate_for, steps_for, strategy_for};
 use sprint_model::{Example, Label, ModelSpec};
 use thiserror::Error;
 
@@ -213,19 +214,9 @@ impl TrainConfig {
 impl TrainConfig {
     fn check_bands(&self, c: &mut Checks, n: usize, bands: u32) {
         let (records, batch) = (n as u64, self.batch_size as u64);
-        if !(1..=256).contains(&bands) {
-            return c.push("privacy.bands", format_args!("{bands} given; give 1 (independent noise) to 256"));
-        }
-        if bands == 1 || n == 0 || batch == 0 || batch > records {
-            return;
-        }
-        let most = records / batch;
-        let fits = u64::from(bands) <= most;
-        c.check(fits, "privacy.bands", format_args!("{bands} given, but an example enters one step in so many: with {n} examples and a batch of {batch} there can be {most}; give fewer bands or a smaller batch"));
-        if let Ok(steps) = sprint_dp::calibrate::steps_for(records, batch, self.epochs) {
-            let fits = u64::from(bands) <= steps.get();
-            c.check(fits, "privacy.bands", format_args!("{bands} given for {steps} steps; give at most as many"));
-        }
+        // What is wrong without bands is another field's problem.
+        let Ok(steps) = steps_for(records, batch, self.epochs) else { return };
+        c.budget("privacy.bands", strategy_for(bands, steps).and_then(|_| rate_for(records, batch, bands)));
     }
 }
 

@@ -32,10 +32,10 @@ pub(crate) struct FinetuneParams {
     #[schemars(extend("exclusiveMinimum" = 0))]
     clip: f64,
     /// Bands of correlated noise (BandMF): the noise of so many successive steps partly cancels in their sum, and an example enters at most one of them.
-    /// 1 is DP-SGD's independent noise. At most examples/batch. Learning rates of AdamW grow with it: single steps are noisier, their sums less so.
-    #[serde(default = "one_band", skip_serializing_if = "is_one")]
+    /// 1 or none is DP-SGD's independent noise. At most examples/batch. Learning rates of AdamW grow with it: single steps are noisier, their sums less so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
-    bands: u32,
+    bands: Option<u32>,
     /// What is trained beside the head.
     #[serde(default)]
     method: Method,
@@ -247,13 +247,6 @@ words! {
     DeviceName { #[default] Flex, Wgpu, Tch }
 }
 
-const fn one_band() -> u32 {
-    1
-}
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
-fn is_one(bands: &u32) -> bool {
-    *bands == 1
-}
 const fn one() -> f64 {
     1.0
 }
@@ -324,7 +317,7 @@ impl FinetuneParams {
                 delta: self.delta,
                 clip: self.clip,
                 max_epsilon: self.max_epsilon,
-                bands: self.bands,
+                bands: self.bands.unwrap_or(1),
             }),
             Budget::None => None,
         };
