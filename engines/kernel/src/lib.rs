@@ -3,7 +3,7 @@
 //!
 //! This is the only crate of the workspace that may use `unsafe`, and it uses it for one purpose: SIMD. Every kernel
 //! exists as portable code and, but for packing, which AVX2 only undoes, as AVX2 and AVX-512 code chosen at run time by CPU
-//! detection, and property tests hold them equal bit for bit. The choice therefore never changes a result; [`description`] says what was chosen.
+//! detection, products on AMX's tiles too, and property tests hold them equal bit for bit. The choice therefore never changes a result; [`description`] says what was chosen.
 //!
 //! Control flow and memory addresses depend only on public values (shapes, points, opened inputs), never on shares,
 //! seeds, keys or the dealer's secret points.

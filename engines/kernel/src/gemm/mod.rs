@@ -17,6 +17,8 @@ mod portable;
 mod registers;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod weights;
 
 #[cfg(target_arch = "x86_64")]
@@ -42,6 +44,12 @@ pub fn gemm(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut [u64])
 /// As [`gemm`], adding to `out`.
 pub fn gemm_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut [u64]) {
     assert_shapes(a, b, m, k, n, out);
+    #[cfg(target_arch = "x86_64")]
+    if Cpu::detected().amx && tiles::pays(m, k, n) {
+        let b = tiles::Columns::from_rows(tiles::Unit::Amx, b, n, k);
+        // SAFETY: AMX was detected.
+        return unsafe { tiles::add_product(a, m, &b, 64, out) };
+    }
     #[cfg(target_arch = "x86_64")]
     if Cpu::detected().avx512 {
         // SAFETY: AVX-512 F and DQ were detected.
@@ -79,6 +87,12 @@ pub fn gemm_nt(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut [u6
 /// As [`gemm_nt`], adding to `out`.
 pub fn gemm_nt_add(a: &[u64], b: &[u64], m: usize, k: usize, n: usize, out: &mut [u64]) {
     assert_shapes(a, b, m, k, n, out);
+    #[cfg(target_arch = "x86_64")]
+    if Cpu::detected().amx && tiles::pays(m, k, n) {
+        let b = tiles::Columns::from_columns(tiles::Unit::Amx, b, n, k, tiles::BYTES, |b| b);
+        // SAFETY: AMX was detected.
+        return unsafe { tiles::add_product(a, m, &b, 64, out) };
+    }
     #[cfg(target_arch = "x86_64")]
     if Cpu::detected().avx512 {
         // SAFETY: AVX-512 F and DQ were detected.

@@ -1,5 +1,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::limbs::Instructions;
+#[cfg(target_arch = "x86_64")]
+use super::tiles::{BYTES, Columns, Unit, add_product};
 use super::weights::Kernel;
 use super::*;
 use crate::Prg;
@@ -24,7 +26,7 @@ fn kernels() -> Vec<Kernel> {
     return [Instructions::Avx2, Instructions::Avx512, Instructions::Vnni, Instructions::Plain]
         .map(Kernel::Limbs)
         .into_iter()
-        .chain([Kernel::Portable])
+        .chain([Kernel::Tiles(Unit::Amx), Kernel::Tiles(Unit::Plain), Kernel::Portable])
         .filter(|kernel| kernel.is_available(crate::cpu::Cpu::detected()))
         .collect();
     #[cfg(not(target_arch = "x86_64"))]
@@ -66,6 +68,22 @@ fn expect_products(m: usize, k: usize, n: usize) {
             let mut out = start.clone();
             gemm_public(&a, m, &packed, bits, &mut out);
             assert_eq!(low(&out, bits), low(&expected, bits), "gemm_public {kernel:?} {bits} {m} {k} {n}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    for unit in [Unit::Amx, Unit::Plain] {
+        if !Kernel::Tiles(unit).is_available(crate::cpu::Cpu::detected()) {
+            continue;
+        }
+        let expected = add(&naive(m, k, n, |i, l| a[i * k + l], |l, j| b[l * n + j]));
+        let transposed: Vec<u64> = (0..n * k).map(|at| b[at % k * n + at / k]).collect();
+        let right = [Columns::from_rows(unit, &b, n, k), Columns::from_columns(unit, &transposed, n, k, BYTES, |b| b)];
+        for (right, bits) in right.iter().flat_map(|right| [64, 57, 33, 8, 1].map(|bits| (right, bits))) {
+            let mut out = start.clone();
+            // SAFETY: the unit is available.
+            unsafe { add_product(&a, m, right, bits, &mut out) };
+            assert_eq!(low(&out, bits), low(&expected, bits), "tiles {unit:?} {bits} {m} {k} {n}");
         }
     }
 
@@ -130,7 +148,34 @@ fn sums_of_limbs_are_exact_at_extreme_values() {
 
 #[test]
 fn weights_at_the_bounds_of_sixteen_bits_are_exact() {
-    let bounds = [-32767, -32768, -32769, 32767, 32768, 32769, 1 - MAX_WEIGHT, MAX_WEIGHT - 1, 0, -1, 2047, 2048, -2048, -2049];
+    let bounds = [
+        -32767,
+        -32768,
+        -32769,
+        32767,
+        32768,
+        32769,
+        1 - MAX_WEIGHT,
+        MAX_WEIGHT - 1,
+        0,
+        -1,
+        2047,
+        2048,
+        -2048,
+        -2049,
+        127,
+        128,
+        -128,
+        -129,
+        32639,
+        32640,
+        -32639,
+        -32640,
+        8_355_711,
+        8_355_712,
+        -8_355_711,
+        -8_355_712,
+    ];
     for share in [1, 7, 300] {
         let (m, k, n) = (13, 77, 70);
         let w: Vec<i32> =

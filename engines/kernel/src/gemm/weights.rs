@@ -3,6 +3,8 @@
 #[cfg(target_arch = "x86_64")]
 use super::limbs::{Instructions, Panels, add_product};
 use super::portable;
+#[cfg(target_arch = "x86_64")]
+use super::tiles::{self, Columns, Unit};
 use crate::cpu::Cpu;
 
 /// Weights are smaller than this in absolute value: `|w| < 2^23`.
@@ -12,7 +14,7 @@ pub const MAX_WEIGHT: i32 = 1 << 23;
 #[cfg(target_arch = "x86_64")]
 const CUT: u32 = 12;
 
-/// Among so many weights one may be too wide for sixteen bits before all are cut in two. With so many, products for the wide ones alone cost a third
+/// Among so many weights one may be too wide for sixteen bits before all are cut in two, or for its bytes before all get one more. With so many, products for the wide ones alone cost a third
 /// of the whole on Zen 3, where products for the second halves of all weights double it.
 #[cfg(target_arch = "x86_64")]
 const FEW: usize = 64;
@@ -35,6 +37,9 @@ enum Packed {
     /// The low [`CUT`] bits of weights, signed, and the others.
     #[cfg(target_arch = "x86_64")]
     Wide([Panels; 2]),
+    /// Weights in bytes, and what a few have more.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Columns, Vec<portable::Entry>),
 }
 
 /// The inner loop for which weights are packed.
@@ -45,12 +50,16 @@ pub(super) enum Kernel {
     /// Products of 16-bit numbers.
     #[cfg(target_arch = "x86_64")]
     Limbs(Instructions),
+    /// Products of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Unit),
 }
 
 impl Kernel {
     #[cfg(target_arch = "x86_64")]
     fn best(cpu: Cpu) -> Self {
         match cpu {
+            Cpu { amx: true, .. } => Kernel::Tiles(Unit::Amx),
             Cpu { vnni: true, .. } => Kernel::Limbs(Instructions::Vnni),
             Cpu { avx512: true, .. } => Kernel::Limbs(Instructions::Avx512),
             Cpu { avx2: true, .. } => Kernel::Limbs(Instructions::Avx2),
@@ -68,6 +77,9 @@ impl Kernel {
     pub(super) fn is_available(self, cpu: Cpu) -> bool {
         match self {
             Kernel::Portable => true,
+            Kernel::Tiles(Unit::Amx) => cpu.amx,
+            // It stands in where there is no AMX; it is slow.
+            Kernel::Tiles(Unit::Plain) => !cpu.amx,
             Kernel::Limbs(Instructions::Avx2 | Instructions::Plain) => cpu.avx2,
             Kernel::Limbs(Instructions::Avx512) => cpu.avx512,
             Kernel::Limbs(Instructions::Vnni) => cpu.vnni,
@@ -79,13 +91,15 @@ pub(crate) fn public_kernel_name() -> &'static str {
     match Kernel::best(Cpu::detected()) {
         Kernel::Portable => "portable",
         #[cfg(target_arch = "x86_64")]
+        Kernel::Tiles(Unit::Amx) => "AMX-INT8",
+        #[cfg(target_arch = "x86_64")]
         Kernel::Limbs(Instructions::Avx2) => "AVX2 vpmaddwd",
         #[cfg(target_arch = "x86_64")]
         Kernel::Limbs(Instructions::Avx512) => "AVX-512 vpmaddwd",
         #[cfg(target_arch = "x86_64")]
         Kernel::Limbs(Instructions::Vnni) => "AVX-512 VNNI",
         #[cfg(all(test, target_arch = "x86_64"))]
-        Kernel::Limbs(Instructions::Plain) => "portable",
+        Kernel::Limbs(Instructions::Plain) | Kernel::Tiles(Unit::Plain) => "portable",
     }
 }
 
@@ -110,11 +124,19 @@ impl PackedWeights {
             #[cfg(target_arch = "x86_64")]
             Kernel::Limbs(instructions) => {
                 let pack = |part: fn(i32) -> i16| Panels::pack(instructions, weights, outputs, inputs, part);
-                if weights.iter().filter(|w| **w != i32::from(narrow(**w))).count() <= weights.len() / FEW {
-                    Packed::Narrow(pack(narrow), excess(weights, inputs))
+                if few_exceed(weights, i16::MAX.into()) {
+                    Packed::Narrow(pack(|w| narrow(w, i16::MAX.into()) as i16), excess(weights, inputs, i16::MAX.into()))
                 } else {
                     Packed::Wide([pack(low), pack(|w| ((w - i32::from(low(w))) >> CUT) as i16)])
                 }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Tiles(unit) => {
+                let bytes =
+                    (1..tiles::BYTES).find(|bytes| few_exceed(weights, tiles::largest(*bytes))).expect("four hold every weight");
+                let limit = tiles::largest(bytes);
+                let word = |w| i64::from(narrow(w, limit)) as u64;
+                Packed::Tiles(Columns::from_columns(unit, weights, outputs, inputs, bytes, word), excess(weights, inputs, limit))
             }
         };
         Self { outputs, inputs, packed }
@@ -131,10 +153,16 @@ impl PackedWeights {
     }
 }
 
-/// The nearest weight of sixteen bits.
+/// The nearest weight of at most this absolute value.
 #[cfg(target_arch = "x86_64")]
-fn narrow(w: i32) -> i16 {
-    w.clamp(-i32::from(i16::MAX), i16::MAX.into()) as i16
+fn narrow(w: i32, limit: i32) -> i32 {
+    w.clamp(-limit, limit)
+}
+
+/// Whether no more than one weight in [`FEW`] is larger.
+#[cfg(target_arch = "x86_64")]
+fn few_exceed(weights: &[i32], limit: i32) -> bool {
+    weights.iter().filter(|w| **w != narrow(**w, limit)).count() <= weights.len() / FEW
 }
 
 /// The low [`CUT`] bits as a signed number.
@@ -145,8 +173,8 @@ fn low(w: i32) -> i16 {
 
 /// What weights have more than [`narrow`] ones.
 #[cfg(target_arch = "x86_64")]
-fn excess(weights: &[i32], inputs: usize) -> Vec<portable::Entry> {
-    let excess = weights.iter().map(|w| w - i32::from(narrow(*w)));
+fn excess(weights: &[i32], inputs: usize, limit: i32) -> Vec<portable::Entry> {
+    let excess = weights.iter().map(|w| w - narrow(*w, limit));
     let entry = |(at, w)| portable::Entry { output: at / inputs, input: at % inputs, w };
     excess.enumerate().filter(|(_, w)| *w != 0).map(entry).collect()
 }
@@ -168,6 +196,13 @@ pub fn gemm_public(x: &[u64], rows: usize, w: &PackedWeights, bits: u32, out: &m
             out.fill(0);
             // SAFETY: weights are packed for instructions only where they were detected.
             unsafe { add_product(x, rows, narrow, 0, bits, out) };
+            portable::add_sparse(x, excess, w.inputs, w.outputs, out);
+        }
+        #[cfg(target_arch = "x86_64")]
+        Packed::Tiles(narrow, excess) => {
+            out.fill(0);
+            // SAFETY: as above.
+            unsafe { tiles::add_product(x, rows, narrow, bits, out) };
             portable::add_sparse(x, excess, w.inputs, w.outputs, out);
         }
         #[cfg(target_arch = "x86_64")]
