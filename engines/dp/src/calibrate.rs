@@ -229,11 +229,18 @@ pub fn compositions(steps: Steps, bands: u32) -> Steps {
     Steps::new(steps.get().div_ceil(u64::from(bands.max(1)))).unwrap_or(steps)
 }
 
-/// The strategy of so many bands, if `steps` fill them.
+/// The strategy of so many bands, if `steps` all but fill them.
+///
+/// Up to a sixteenth more bands than steps leave a run of one turn each room to repeat steps after a crash without giving any record a second turn;
+/// records whose turn comes after the last step are never used.
 pub fn strategy_for(bands: u32, steps: Steps) -> Result<Strategy, BudgetError> {
     match Strategy::new(bands) {
-        Ok(strategy) if u64::from(bands) <= steps.get() => Ok(strategy),
-        _ => Err(BudgetError { field: "bands", value: f64::from(bands), fix: "give 1 to 256 bands, and no more than steps" }),
+        Ok(strategy) if u64::from(bands) <= steps.get() + steps.get() / 16 => Ok(strategy),
+        _ => Err(BudgetError {
+            field: "bands",
+            value: f64::from(bands),
+            fix: "give 1 to 256 bands, and at most a sixteenth more than steps",
+        }),
     }
 }
 

@@ -374,8 +374,10 @@ mod tests {
             let privacy = Some(PrivacyConfig { bands, ..PrivacyConfig::default() });
             fields(&TrainConfig { privacy, batch_size, epochs, ..TrainConfig::default() }, &examples(1000), 2)
         };
-        assert_eq!(with(10, 100, 3.0), Vec::<String>::new());
-        for (bands, batch, epochs) in [(0, 100, 3.0), (257, 3, 3.0), (11, 100, 3.0), (10, 100, 0.5)] {
+        for (bands, batch, epochs) in [(10, 100, 3.0), (17, 58, 0.95)] {
+            assert_eq!(with(bands, batch, epochs), Vec::<String>::new(), "{bands} {batch} {epochs}");
+        }
+        for (bands, batch, epochs) in [(0, 100, 3.0), (257, 3, 3.0), (11, 100, 3.0), (10, 100, 0.5), (17, 58, 0.9)] {
             assert_eq!(with(bands, batch, epochs), ["privacy.bands"], "{bands} {batch} {epochs}");
         }
     }
