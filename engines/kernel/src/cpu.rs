@@ -89,7 +89,7 @@ fn detect() -> Cpu {
 
 /// Whether the CPU has AMX-INT8 and the system saves its tiles.
 #[cfg(target_arch = "x86_64")]
-fn has_tiles() -> bool {
+pub(crate) fn has_tiles() -> bool {
     use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 
     const OSXSAVE: u32 = 1 << 27;

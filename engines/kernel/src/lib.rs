@@ -1,7 +1,7 @@
 //! The arithmetic kernels of the MPC engine: pseudo-random generator, products over Z_2^64, wire packing and
 //! function secret sharing.
 //!
-//! This is the only crate of the workspace that may use `unsafe`, and it uses it for one purpose: SIMD. Every kernel
+//! This is the only crate of the workspace that may use `unsafe`, and it uses it for one purpose: SIMD (and to ask Linux for leave to use AMX). Every kernel
 //! exists as portable code and, but for packing, which AVX2 only undoes, as AVX2 and AVX-512 code chosen at run time by CPU
 //! detection, products on AMX's tiles too, and property tests hold them equal bit for bit. The choice therefore never changes a result; [`description`] says what was chosen.
 //!

@@ -32,7 +32,7 @@ pub(crate) struct FinetuneParams {
     #[schemars(extend("exclusiveMinimum" = 0))]
     clip: f64,
     /// Bands of correlated noise (BandMF): the noise of so many successive steps partly cancels in their sum, and an example enters at most one of them.
-    /// 1 or none is DP-SGD's independent noise. At most examples/batch. Learning rates of AdamW grow with it: single steps are noisier, their sums less so.
+    /// 1 or none is DP-SGD's independent noise. At most examples/batch, and a sixteenth more than steps. Learning rates of AdamW grow with it: single steps are noisier, their sums less so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     bands: Option<u32>,
