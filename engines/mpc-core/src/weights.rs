@@ -61,7 +61,7 @@ fn encode_public(recipe: &Recipe, weight: &[f64]) -> Result<PackedWeights, Machi
         }
         words.push(word as i32);
     }
-    Ok(PackedWeights::pack(&words, recipe.layer.outputs, recipe.layer.inputs))
+    Ok(PackedWeights::pack(&words, recipe.outputs(), recipe.layer.inputs))
 }
 
 impl PrivateWeights {
@@ -117,7 +117,7 @@ impl PrivateWeights {
         }
         let mut words = bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("chunks of 8")));
         let layers = program.private.iter().map(|r| {
-            let weight = words.by_ref().take(r.layer.outputs * r.layer.inputs).collect();
+            let weight = words.by_ref().take(r.words()).collect();
             (Zeroizing::new(weight), Zeroizing::new(words.by_ref().take(bias_len(r)).collect()))
         });
         Ok(Self { layers: layers.collect(), recipes: program.weights_digest })
@@ -186,7 +186,23 @@ fn real(recipe: &Recipe, model: &Checkpoint) -> Result<(Vec<f64>, Vec<f64>), Mac
         bias = centred(bias);
     }
     weight.iter_mut().chain(&mut bias).for_each(|v| *v *= recipe.gain);
+    if recipe.blocks > 1 {
+        weight = apart(&weight, columns, recipe.blocks);
+    }
     Ok((weight, bias))
+}
+
+/// The rows `[outputs, inputs]` once for each of `blocks` equal parts of the inputs, with what they read of the other parts set to zero.
+fn apart(weight: &[f64], inputs: usize, blocks: usize) -> Vec<f64> {
+    let part = inputs / blocks;
+    let mut out = vec![0.0; blocks * weight.len()];
+    for (block, rows) in out.chunks_exact_mut(weight.len()).enumerate() {
+        let read = block * part..(block + 1) * part;
+        for (to, from) in rows.chunks_exact_mut(inputs).zip(weight.chunks_exact(inputs)) {
+            to[read.clone()].copy_from_slice(&from[read.clone()]);
+        }
+    }
+    out
 }
 
 fn centred(mut values: Vec<f64>) -> Vec<f64> {
@@ -203,5 +219,23 @@ pub fn os_randomness(words: &mut [u64]) {
     getrandom::fill(&mut bytes).expect("the operating system's generator answers on every supported platform");
     for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = u64::from_le_bytes(chunk.try_into().expect("chunks of 8"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::apart;
+
+    #[test]
+    fn blocks_read_their_parts_of_the_inputs_alone_and_add_up_to_the_layer() {
+        let weight: Vec<f64> = (1..=12).map(f64::from).collect();
+        let blocks = apart(&weight, 6, 3);
+        let dot = |row: &[f64], x: &[f64]| row.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+        let x = [0.5, -1.0, 2.0, 3.0, -0.25, 1.0];
+        for (output, row) in weight.chunks_exact(6).enumerate() {
+            let parts = (0..3).map(|block| dot(&blocks[(2 * block + output) * 6..][..6], &x));
+            let direct = (0..3).map(|block| dot(&row[2 * block..][..2], &x[2 * block..][..2]));
+            assert_eq!(parts.collect::<Vec<_>>(), direct.collect::<Vec<_>>());
+        }
     }
 }

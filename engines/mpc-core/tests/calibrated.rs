@@ -35,7 +35,7 @@ fn options(calibration: Option<Calibration>) -> Options {
 /// Two layers of two dozen channels over at most a dozen keys average little of the noise of truncations: 8e-3. A published shape is held to
 /// 2e-3 by `examples/roberta.rs` and the benchmark.
 #[test]
-fn calibrated_functions_are_the_float_models_in_ten_rounds_less_a_layer() {
+fn calibrated_functions_are_the_float_models_in_fewer_rounds() {
     for activation in [Activation::Gelu, Activation::GeluTanh] {
         let model = strong(tiny(|s| s.activation = activation));
         let ranges = calibration(&model, TOKENS, &[&LENGTHS, &[12, 12, 12], &[4, 7, 10]]);
@@ -45,8 +45,9 @@ fn calibrated_functions_are_the_float_models_in_ten_rounds_less_a_layer() {
         assert!(fixed < 4e-3 && mpc < 8e-3, "{activation:?}: off by {fixed} in the simulation, by {mpc} between parties");
         runs.assert_cost("calibrated");
         let exact = compile(model.spec(), &Options { mode: Mode::Exact, ..options(None) }).expect("compiles").cost();
-        // Two levels of the maximum's tree at twelve keys, a round of the exponential and one of GELU.
-        assert_eq!(runs.mpc.rounds + 2 * (2 * 2 + 1 + 1), exact.rounds);
+        // Three levels of the maximum's tree at twelve keys, a round of the exponential and one of GELU, less one of sums that span fewer windows; and one
+        // for the first layer's queries and keys, whose low-rank updates are extended.
+        assert_eq!(runs.mpc.rounds + 2 * (3 * 2 + 1 + 1 - 1) + 1, exact.rounds);
     }
 }
 
@@ -135,7 +136,7 @@ fn roberta_base_costs_no_more_than_promised() {
     let head = ScoreRange { scores: Range { low: -2.0, high: 2.0 }, log_sums: Range { low: 3.5, high: 5.5 } };
     let layer = LayerRanges { heads: vec![head; spec.heads], activation: Range { low: -4.0, high: 4.0 } };
     let ranges = Calibration::new(&spec, 1, vec![layer; spec.layers]).expect("ranges");
-    let most = [(Mode::Exact, 390, 90, 2100), (Mode::Calibrated, 270, 60, 1400), (Mode::Lean, 800, 225, 285)];
+    let most = [(Mode::Exact, 390, 90, 2200), (Mode::Calibrated, 270, 60, 1400), (Mode::Lean, 800, 225, 295)];
     for (mode, rounds, megabytes, dealt) in most {
         let options = Options::new(mode, POLICY, 1, 128).with_calibration(Some(ranges.clone()));
         let cost = compile(&spec, &options).expect("compiles").cost();

@@ -23,6 +23,8 @@ pub(crate) enum Term {
     Value(Val),
     /// The output of a layer normalisation, `γ·d·r + β`, with `d` and `r` opened.
     Normed(Normed),
+    /// An attention's output.
+    Divided(Divided),
     /// The output of a dense layer.
     Linear { x: Rc<Act>, layer: Linear },
 }
@@ -39,6 +41,24 @@ pub(crate) struct Normed {
     pub(crate) norm: LayerNorm,
 }
 
+/// An attention's weighted sums of values times the inverses of their weights' sums.
+#[derive(Debug, Clone)]
+pub(crate) struct Divided {
+    /// The products, heads side by side in the channels.
+    pub(crate) quotient: Val,
+    pub(crate) parts: Parts,
+    pub(crate) heads: usize,
+}
+
+/// What a quotient is the product of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts {
+    /// Weighted sums, opened, `[batch, heads, rows, columns]`; their fractional bits and their ring's.
+    pub(crate) sums: (NodeId, u32, u32),
+    /// One inverse for each row, opened, and its fractional bits.
+    pub(crate) inverses: (NodeId, u32),
+}
+
 /// `[batch, heads, rows, columns]`.
 #[derive(Debug, Clone)]
 pub(crate) enum Heads {
@@ -48,6 +68,15 @@ pub(crate) enum Heads {
     Ceiling,
     /// A share.
     Value { val: Val, heads: usize, rows: usize, columns: usize },
+    /// The share of a quotient whose parts are opened.
+    Quotient { val: Val, parts: Parts, heads: usize, rows: usize, columns: usize },
+}
+
+impl Parts {
+    /// Fractional bits of a head's part of a low-rank layer before its division.
+    pub(crate) fn narrow_f(&self) -> u32 {
+        self.sums.1 + Precision::LORA_BEFORE_DIVISION.0
+    }
 }
 
 impl Act {
@@ -62,6 +91,22 @@ impl Act {
             _ => None,
         }
     }
+
+    /// The one attention's output this is, if it is nothing else.
+    pub(crate) fn as_divided(&self) -> Option<&Divided> {
+        match self.terms.as_slice() {
+            [(Term::Divided(divided), 1.0)] => Some(divided),
+            _ => None,
+        }
+    }
+
+    /// The one share this is, if it is nothing else.
+    pub(crate) fn as_share(&self) -> Option<Val> {
+        match self.terms.as_slice() {
+            [(Term::Value(v) | Term::Divided(Divided { quotient: v, .. }), 1.0)] => Some(*v),
+            _ => None,
+        }
+    }
 }
 
 impl Lowering {
@@ -70,7 +115,7 @@ impl Lowering {
         let mut total: Option<Val> = None;
         for (term, gain) in &x.terms {
             let part = match term {
-                Term::Value(v) => {
+                Term::Value(v) | Term::Divided(Divided { quotient: v, .. }) => {
                     let v = if centred { self.centre(*v, x.channels) } else { *v };
                     self.gain(v, *gain)
                 }
@@ -92,7 +137,7 @@ impl Lowering {
     /// `γ·d·r + β`, less its mean over channels if `centred`: then the precision is that of a factor `1/channels`.
     fn affine(&mut self, normed: &Normed, centred: bool) -> Val {
         const GAMMA: u32 = 14;
-        const CENTRED_GAMMA: u32 = 20;
+        const CENTRED_GAMMA: u32 = 19;
         if self.policy == WeightPolicy::AllPrivate {
             return self.private_affine(normed, centred);
         }
@@ -127,6 +172,7 @@ impl Lowering {
             weight_bits,
             bias_bits: Some(f),
             opened_bits: Some(ring),
+            blocks: 1,
         });
         let gamma = self.b.push(Op::PrivateWeight(index), width);
         let x = self.open(operand, ring, false, true);
@@ -168,8 +214,8 @@ impl Lowering {
     /// fractional bits in Z_2^ring enough of its ring.
     pub(crate) fn operand(&mut self, x: &Act, (f, ring): (u32, u32)) -> Result<Val, CompileError> {
         let room = (ring + Precision::WEIGHT.0).saturating_sub(f).min(32);
-        match x.terms.as_slice() {
-            [(Term::Value(v), 1.0)] if v.ring - v.f >= room && v.f <= 28 => Ok(*v),
+        match x.as_share() {
+            Some(v) if v.ring - v.f >= room && v.f <= Precision::QUOTIENT => Ok(v),
             _ => self.materialise(x, Precision::INPUT, 50, false),
         }
     }

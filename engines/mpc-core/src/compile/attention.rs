@@ -22,8 +22,17 @@ impl Lowering {
                 Ok((v, *heads, x.tokens, x.channels / heads))
             }
             Heads::Ceiling => Err(CompileError::Shape("a public ceiling is no operand".into())),
-            Heads::Value { val, heads, rows, columns } => Ok((self.fit(*val, f, ring), *heads, *rows, *columns)),
+            Heads::Value { val, heads, rows, columns } | Heads::Quotient { val, heads, rows, columns, .. } => {
+                Ok((self.fit(*val, f, ring), *heads, *rows, *columns))
+            }
         }
+    }
+
+    /// From `[batch, heads, tokens, columns]` to `[batch, tokens, heads·columns]`.
+    pub(crate) fn merged(&mut self, v: Val, h: usize, t: usize, d: usize) -> Val {
+        let view = Strided::new(0, &[(self.batch, h * t * d), (t, d), (h, t * d), (d, 1)]);
+        let len = view.len();
+        Val { node: self.b.push(Op::Gather { src: v.node, view }, len), ..v }
     }
 
     pub(crate) fn matrices(

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use sprint_model::{Engine, Func, LayerNorm, Linear, Pooling};
 
-use super::act::{Act, Heads, Term};
+use super::act::{Act, Divided, Heads, Parts, Term};
 use super::{CompileError, Lowering, Precision, Val};
 use crate::program::{Input, Op, Strided, View};
 
@@ -72,11 +72,12 @@ impl Engine for Lowering {
             Heads::Split { x, .. } => Ok(x.clone()),
             Heads::Ceiling => Err(CompileError::Shape("a public ceiling is no operand".into())),
             Heads::Value { val, heads, rows, columns } => {
-                let (h, t, d) = (*heads, *rows, *columns);
-                let view = Strided::new(0, &[(self.batch, h * t * d), (t, d), (h, t * d), (d, 1)]);
-                let len = view.len();
-                let node = self.b.push(Op::Gather { src: val.node, view }, len);
-                Ok(Act::value(Val { node, ..*val }, t, h * d))
+                Ok(Act::value(self.merged(*val, *heads, *rows, *columns), *rows, heads * columns))
+            }
+            Heads::Quotient { val, parts, heads, rows, columns } => {
+                let quotient = self.merged(*val, *heads, *rows, *columns);
+                let divided = Divided { quotient, parts: *parts, heads: *heads };
+                Ok(Act { terms: vec![(Term::Divided(divided), 1.0)], tokens: *rows, channels: heads * columns })
             }
         }
     }
@@ -86,7 +87,7 @@ impl Engine for Lowering {
         let scaled = match q {
             Heads::Split { x, heads } => Heads::Split { x: self.scale(x, factor)?, heads: *heads },
             Heads::Ceiling => return Err(CompileError::Shape("a public ceiling is no operand".into())),
-            Heads::Value { val, heads, rows, columns } => {
+            Heads::Value { val, heads, rows, columns } | Heads::Quotient { val, heads, rows, columns, .. } => {
                 Heads::Value { val: self.gain(*val, factor), heads: *heads, rows: *rows, columns: *columns }
             }
         };
@@ -153,20 +154,20 @@ impl Engine for Lowering {
 
     fn mul_rows(&mut self, s: &Heads, r: &Heads) -> Result<Heads, CompileError> {
         /// The ring of the product in mode `lean`: with three bits less, the dense layer that reads it would have coarser weights.
-        const LEAN: u32 = 56;
+        const LEAN: u32 = 58;
         let ((f, ring), (inverse_f, inverse_ring)) = (self.attention.context, self.attention.inverse);
         let (s, heads, rows, columns) = self.settle(s, f, ring)?;
         let (r, ..) = self.settle(r, inverse_f, inverse_ring)?;
         let len = self.len(s);
-        let val = if self.lean {
+        if self.lean {
             let [s, r] = [Val { ring, ..s }, Val { ring: inverse_ring, ..r }].map(|v| self.open_extended(v, LEAN));
-            Val { ring: LEAN, ..self.product(&[(s, View::ALL), (r, View::rows(columns))], len, f + inverse_f) }
-        } else {
-            let (s, r) = (self.open(s, ring, true, true), self.open(r, inverse_ring, true, true));
-            self.product(&[(s, View::ALL), (r, View::rows(columns))], len, f + inverse_f)
-        };
-        let val = self.rescale(val, val.f.min(28));
-        Ok(Heads::Value { val, heads, rows, columns })
+            let val = Val { ring: LEAN, ..self.product(&[(s, View::ALL), (r, View::rows(columns))], len, f + inverse_f) };
+            return Ok(Heads::Value { val: self.rescale(val, val.f.min(Precision::QUOTIENT)), heads, rows, columns });
+        }
+        let (s, r) = (self.open(s, ring, true, true), self.open(r, inverse_ring, true, true));
+        let val = self.product(&[(s, View::ALL), (r, View::rows(columns))], len, f + inverse_f);
+        let parts = Parts { sums: (s, f, ring), inverses: (r, inverse_f) };
+        Ok(Heads::Quotient { val: self.rescale(val, val.f.min(Precision::QUOTIENT)), parts, heads, rows, columns })
     }
 
     fn shift_heads(&mut self, s: &Heads, c: f64) -> Result<Heads, CompileError> {

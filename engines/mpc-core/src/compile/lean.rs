@@ -174,6 +174,8 @@ impl Lowering {
         const TURN: (u64, u32) = (23, 20);
         /// With two bits less, half of the variance of roberta-base's logits is the noise of this series.
         const TRIG: u32 = 14;
+        /// Fractional bits of the result: with more, `x` would not fit its own ring.
+        const BODY: u32 = 13;
         let f = Precision::ARGUMENT.0;
         let period = f64::from(TURN.1 as i32 - f as i32).exp2() / TURN.0 as f64;
         let x = Val { ring, ..self.fit(x, f, ring) };
@@ -184,15 +186,15 @@ impl Lowering {
         debug_assert!(even.max_error < 1e-3, "the series fits the function");
         let fit = self.b.fit(Fourier { period_bits: TURN.1, cos: even.cos, sin: even.sin });
         let basis = Basis::Series { fit, multiplier: TURN.0, bits: TRIG };
-        let wide = 2 * TRIG - Precision::BODY + ring;
+        let wide = 2 * TRIG - BODY + ring;
         let node = self.b.push(Op::Translate { src: reshared, basis, bits: wide }, len);
-        let even = self.rescale(Val { node, ring: wide, f: 2 * TRIG }, Precision::BODY);
-        let half = self.rescale(Val { f: f + 1, ..x }, Precision::BODY);
+        let even = self.rescale(Val { node, ring: wide, f: 2 * TRIG }, BODY);
+        let half = self.rescale(Val { f: f + 1, ..x }, BODY);
         let inside = self.sum(even, half);
-        let above = self.rescale(x, Precision::BODY);
+        let above = self.rescale(x, BODY);
         let choice = |mask, v: Val| Choice { bits, mask, value: v.node };
         let taken = self.select(vec![choice(3, inside), choice(2, above)], inside);
-        self.extend(taken, 1 << Precision::BODY)
+        self.extend(taken, 1 << BODY)
     }
 
     /// `exp x` for `-11.5 ≤ x ≤ 0.4`, 0 below -12, either between.

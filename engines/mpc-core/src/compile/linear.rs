@@ -2,7 +2,7 @@
 
 use sprint_model::{Linear, WeightPolicy};
 
-use super::act::{Act, Normed, Term};
+use super::act::{Act, Divided, Normed, Parts, Term};
 use super::{CompileError, Lowering, Precision, Val};
 use crate::program::{Op, Recipe, Strided, Vector, View};
 
@@ -21,8 +21,10 @@ impl Lowering {
         }
         let inner = layer.weight().as_str().ends_with(".lora_A");
         if let (true, Some(normed)) = (inner, x.as_normed()) {
-            let normed = normed.clone();
-            return Ok(self.before_norm(&normed, layer, (gain, false), (Precision::LORA_INNER, 24)));
+            return Ok(self.before_norm(&normed.clone(), layer, (gain, false), Precision::LORA_BEFORE_NORM));
+        }
+        if let (true, Some(divided)) = (inner, x.as_divided()) {
+            return Ok(self.before_division(&divided.clone(), layer, gain));
         }
         let fold = x.as_normed().map(|n| n.norm.clone());
         let operand = match x.as_normed() {
@@ -32,6 +34,9 @@ impl Lowering {
         // What truncation to f leaves of the operand's ring must hold `ring` bits.
         let room = (operand.ring + f).saturating_sub(ring + operand.f);
         let (least, most) = Precision::WEIGHT;
+        // Of a product that the layer reads, its consumer's bits and those that truncation drops have been dealt.
+        let packed = (Precision::PACKED + f).saturating_sub(ring + operand.f);
+        let most = if packed >= Precision::WEIGHT_ENOUGH { most.min(packed) } else { most };
         let weight_bits = match x.as_normed() {
             // A result that does not fit its consumer's ring is extended to it beside other rounds, and only the bits between are dealt.
             Some(_) if room < Precision::WEIGHT_ENOUGH && self.lean => most,
@@ -39,7 +44,8 @@ impl Lowering {
                 let normed = normed.clone();
                 return Ok(self.before_norm(&normed, layer, (gain, centred), Precision::BEFORE_NORM));
             }
-            _ if room < least => least,
+            // So is any other, in a round of its own, and may as well have the finest weights.
+            _ if room < least => most,
             _ => room.min(most),
         };
         Ok(self.public_product(
@@ -52,13 +58,14 @@ impl Lowering {
                 weight_bits,
                 bias_bits: Some(operand.f + weight_bits),
                 opened_bits: None,
+                blocks: 1,
             },
         ))
     }
 
     fn public_product(&mut self, operand: Val, recipe: Recipe) -> Val {
         let rows = self.len(operand) / recipe.layer.inputs;
-        let (outputs, f) = (recipe.layer.outputs, operand.f + recipe.weight_bits);
+        let (outputs, f) = (recipe.outputs(), operand.f + recipe.weight_bits);
         let linear = self.b.public_recipe(recipe);
         Val { node: self.b.push(Op::PublicLinear { src: operand.node, linear, rows }, rows * outputs), ring: operand.ring, f }
     }
@@ -66,7 +73,7 @@ impl Lowering {
     /// `W·(γ·d·r + β) = r·(W·γ)·d + W·β`, with the narrow `(W·γ)·d` opened with `f` fractional bits of `bits` while `r` is still being computed:
     /// the weights are as fine as any, and the result keeps a wide ring, which a product with `B` or with softmax's numerators needs.
     fn before_norm(&mut self, normed: &Normed, layer: &Linear, (gain, centred): (f64, bool), (f, bits): (u32, u32)) -> Val {
-        let deviation = self.lift(normed.deviation, Precision::DEVIATION.0);
+        let deviation = self.lift(normed.deviation, self.deviation().0);
         let recipe = Recipe {
             layer: layer.clone(),
             gain,
@@ -75,15 +82,50 @@ impl Lowering {
             weight_bits: Precision::WEIGHT.1,
             bias_bits: None,
             opened_bits: None,
+            blocks: 1,
         };
         let narrow = self.public_product(deviation, recipe.clone());
         let narrow = self.rescale(narrow, f);
         let len = self.len(narrow);
         let open = self.open(narrow, bits, true, true);
-        let f = f + Precision::INVERSE_DEVIATION.0;
+        let f = f + self.inverse_deviation().0;
         let product = self.product(&[(open, View::ALL), (normed.inverse, View::rows(layer.outputs))], len, f);
         let vector = self.b.vector(Vector::Bias(recipe));
         Val { node: self.b.push(Op::AddColumns { src: product.node, vector, bits: f }, len), ..product }
+    }
+
+    /// `A·(s/Σ) = Σ_h (A_h·s_h)/Σ_h` over an attention's heads, with the narrow `A_h·s_h` opened while the inverses are still being computed: `A` is as
+    /// fine as any layer, and the result keeps a wide ring for a product with `B`, at the price of one opened value for each head and output.
+    fn before_division(&mut self, divided: &Divided, layer: &Linear, gain: f64) -> Val {
+        let Parts { sums: (sums, sums_f, sums_ring), inverses: (inverses, inverse_f) } = divided.parts;
+        let (f, bits) = (divided.parts.narrow_f(), sums_ring + Precision::LORA_BEFORE_DIVISION.1);
+        let (h, r, d) = (divided.heads, layer.outputs, layer.inputs / divided.heads);
+        let sums = self.lift(sums, sums_f);
+        let t = self.len(sums) / (self.batch * layer.inputs);
+        let sums = self.merged(sums, h, t, d);
+        let narrow = self.public_product(
+            sums,
+            Recipe {
+                layer: layer.clone(),
+                gain,
+                centred: false,
+                fold: None,
+                weight_bits: Precision::WEIGHT.1,
+                bias_bits: None,
+                opened_bits: None,
+                blocks: h,
+            },
+        );
+        let narrow = self.rescale(narrow, f);
+        // From [batch, tokens, heads, outputs] to the order of the inverses and back.
+        let by_head = Strided::new(0, &[(self.batch, t * h * r), (h, r), (t, h * r), (r, 1)]);
+        let len = by_head.len();
+        let narrow = Val { node: self.b.push(Op::Gather { src: narrow.node, view: by_head }, len), ..narrow };
+        let open = self.open(narrow, bits, true, true);
+        let product = self.product(&[(open, View::ALL), (inverses, View::rows(r))], len, f + inverse_f);
+        let heads_last = Strided::new(0, &[(self.batch, h * t * r), (t, r), (r, 1), (h, t * r)]);
+        let src = self.b.push(Op::Gather { src: product.node, view: heads_last }, len);
+        Val { node: self.b.push(Op::SumGroups { src, group: h }, len / h), ..product }
     }
 
     fn private_dense(
@@ -97,8 +139,16 @@ impl Lowering {
             if self.is_fine(layer) { self.fine_operand(x, (f, ring))? } else { self.coarse_operand(x, (f, ring))? };
         let fold = x.as_normed().map(|normed| normed.norm.clone());
         let f = operand.f + weight_bits;
-        let recipe =
-            Recipe { layer: layer.clone(), gain, centred, fold, weight_bits, bias_bits: Some(f), opened_bits: Some(ring) };
+        let recipe = Recipe {
+            layer: layer.clone(),
+            gain,
+            centred,
+            fold,
+            weight_bits,
+            bias_bits: Some(f),
+            opened_bits: Some(ring),
+            blocks: 1,
+        };
         let has_bias = recipe.layer.bias || recipe.fold.is_some();
         let (inputs, outputs) = (layer.inputs, layer.outputs);
         let rows = self.len(operand) / inputs;
@@ -161,23 +211,25 @@ impl Lowering {
     }
 
     /// Fractional bits of a private weight whose product with `x` has to hold `ring` bits at precision `f`: as many as `x` leaves without an opening
-    /// of its own.
+    /// of its own, and the most where it needs one anyway.
     fn private_bits(&self, x: &Act, (f, ring): (u32, u32)) -> u32 {
         let (least, most) = Precision::PRIVATE_WEIGHT;
         let whole = |v: &Val| v.ring.saturating_sub(v.f);
+        let left = if self.calibration.is_some() { Precision::WEIGHT.0 } else { Precision::LORA_WEIGHT };
         // Bits above the binary point of the operand once it is rescaled.
-        let whole = match x.terms.as_slice() {
-            [(Term::Linear { x: inner, .. }, _)] => match inner.terms.as_slice() {
-                [(Term::Value(v), 1.0)] => whole(v).saturating_sub(Precision::WEIGHT.0),
-                // A layer of a normalised state is computed before the normalisation's product.
-                [(Term::Normed(_), 1.0)] => 64 - Precision::LORA_INNER - Precision::INVERSE_DEVIATION.0,
-                _ => 0,
+        let whole = match (x.terms.as_slice(), x.as_share()) {
+            (_, Some(v)) => whole(&v),
+            ([(Term::Normed(normed), 1.0)], _) => whole(&normed.scaled),
+            // A layer of a normalised state is computed before the normalisation's product, one of an attention before its division.
+            ([(Term::Linear { x: inner, layer }, _)], _) => match inner.as_divided() {
+                _ if inner.as_normed().is_some() => 64 - Precision::LORA_BEFORE_NORM.0 - self.inverse_deviation().0,
+                Some(divided) if !self.is_private(layer) => 64 - divided.parts.narrow_f() - divided.parts.inverses.1,
+                _ => inner.as_share().map_or(0, |v| whole(&v).saturating_sub(left)),
             },
-            [(Term::Value(v), 1.0)] => whole(v),
-            [(Term::Normed(normed), 1.0)] => whole(&normed.scaled),
             _ => 0,
         };
-        (whole + f).saturating_sub(ring).clamp(least, most)
+        let room = (whole + f).saturating_sub(ring);
+        if room < least { most } else { room.min(most) }
     }
 
     fn is_private(&self, layer: &Linear) -> bool {

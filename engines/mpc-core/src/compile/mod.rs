@@ -6,18 +6,20 @@
 //!
 //! | value | fractional bits | ring | range |
 //! |---|---|---|---|
-//! | deviation from the mean, opened | 13 | 23 | 256 |
-//! | inverse deviation, opened | 12 | 18 | 16 |
-//! | normalised state `d·r` | 25 | 64 | |
-//! | weight of a public layer | 13 to 18, as its consumer's ring allows | | 64 |
+//! | deviation from the mean, opened | 14 (private encoder 13) | 24 (23) | 256 |
+//! | inverse deviation, opened | 14 (private encoder 12) | 20 (18) | 16 |
+//! | normalised state `d·r` | 28 (private encoder 25) | 64 | |
+//! | weight of a public layer | 13 to 18, as its consumer's ring allows; 18 where the result is widened | | 64 |
 //! | private weight of a low-rank update or head | 13 to 16, likewise | | |
+//! | low-rank layer of the deviation, before it meets the inverse deviation, opened | 10 | 22 | 1024 |
+//! | a head's part of a low-rank layer of attention, before its division, opened | 15 (3 more than the numerators times v) | 28 | 2048 |
 //! | private weight of the encoder | 16 to 18, likewise | | |
 //! | normalised state or other operand of a private encoder's layer, opened | 14 | up to 53 | |
 //! | a layer of the deviation, before it meets the inverse deviation, opened | 13 | 24 | 1024 |
-//! | q, k, opened | 13 (calibrated 12) | 36 (32) | scores below 512 (128) |
-//! | softmax numerators, opened | 13 | 38 (by the sum's range) | |
+//! | q, k, opened | 14 (private encoder 13, calibrated 12) | 38 (36, 32) | scores below 512 (128) |
+//! | softmax numerators, opened | 14 (private encoder and calibrated 13) | 39 (by the sum's range) | |
 //! | v, opened | 13 (calibrated 12) | the same | |
-//! | numerators times v, opened | 10 (7 to 20 by the sum's range) | 12 more | 1024 |
+//! | numerators times v, opened | 12 (9 to 20 by the sum's range) | 12 more | 1024 |
 //! | the sum's inverse, opened | 18 | 21 | 2 |
 //! | scores in the tree of the maximum | 2 | 12 | 512 |
 //! | argument of GELU, opened | 12 (11) | 20 (by its range) | 64 |
@@ -138,16 +140,33 @@ impl Precision {
     pub(crate) const MEAN_WEIGHT: u32 = 19;
     /// Least and most fractional bits of public weights; the consumer's ring decides.
     pub(crate) const WEIGHT: (u32, u32) = (13, 18);
+    /// Most bits of a word that is packed and unpacked fast, which is worth a bit or two of a public weight.
+    pub(crate) const PACKED: u32 = 57;
+    /// Most fractional bits of a quotient that dense layers read as it is.
+    pub(crate) const QUOTIENT: u32 = 30;
     /// With fewer, a layer of a normalised state is computed before the normalisation's product.
     pub(crate) const WEIGHT_ENOUGH: u32 = 16;
-    pub(crate) const DEVIATION: (u32, u32) = (13, 23);
+    const DEVIATION: (u32, u32) = (14, 24);
     /// A dense layer of the deviation, opened: below 1024.
     pub(crate) const BEFORE_NORM: (u32, u32) = (13, 24);
-    pub(crate) const INVERSE_DEVIATION: (u32, u32) = (12, 18);
+    const INVERSE_DEVIATION: (u32, u32) = (14, 20);
+    /// Of a private encoder: its layers read the normalised state, whose fractional bits are those of both. With more, what they feed would have to be
+    /// extended.
+    const PRIVATE_DEVIATION: (u32, u32) = (13, 23);
+    const PRIVATE_INVERSE_DEVIATION: (u32, u32) = (12, 18);
     pub(crate) const MEAN: (u32, u32) = (13, 38);
-    pub(crate) const LORA_INNER: u32 = 12;
+    /// A low-rank layer of the deviation, opened: below 1024.
+    pub(crate) const LORA_BEFORE_NORM: (u32, u32) = (10, 22);
+    /// Bits that a head's part of a low-rank layer of an attention, opened before its division, has beyond its weighted sums of values: of its fraction,
+    /// and of its ring.
+    pub(crate) const LORA_BEFORE_DIVISION: (u32, u32) = (3, 4);
+    /// Operand of `B`, and of a head.
+    pub(crate) const LORA_INNER: u32 = 14;
     /// Least and most fractional bits of private weights, likewise.
     pub(crate) const PRIVATE_WEIGHT: (u32, u32) = (13, 16);
+    /// Fractional bits that `B` leaves to the public layer before it: where there are fewer for the two, what `B` reads is extended. In `exact` that is the
+    /// first layer's queries and keys, a round in all; in `calibrated` it would be one in every layer, so `B` leaves the least there.
+    pub(crate) const LORA_WEIGHT: u32 = 15;
     /// An operand of a private encoder's layers, and its ring: what truncation leaves of a normalised state's 25 fractional bits in Z_2^64.
     pub(crate) const PRIVATE_OPERAND: (u32, u32) = (14, 53);
     /// Least and most fractional bits of a private encoder's weights: those of a public one's where nothing is widened.
@@ -155,7 +174,7 @@ impl Precision {
     pub(crate) const ARGUMENT: (u32, u32) = (12, 20);
     pub(crate) const EXP_ARGUMENT: (u32, u32) = (12, 22);
     pub(crate) const MAXIMUM: (u32, u32) = (2, 12);
-    pub(crate) const BODY: u32 = 13;
+    pub(crate) const BODY: u32 = 14;
 }
 
 /// Widths of attention, by the sizes of a softmax's numerators and of their sum.
@@ -179,7 +198,11 @@ pub(crate) struct Attention {
 
 impl Attention {
     /// Scores below 512.
-    const SCORES: (u32, u32) = (13, 36);
+    const SCORES: (u32, u32) = (14, 38);
+    /// Likewise, from a private encoder's layers.
+    const PRIVATE_SCORES: (u32, u32) = (13, 36);
+    /// Fractional bits of values: one less leaves roberta-base's logits as they are.
+    const VALUES: u32 = 13;
     /// Fractional bits of numerators whose sum is at least 1/4.
     pub(crate) const NUMERATORS: u32 = 13;
     /// 128 keys of values up to 8, or more keys of smaller values.
@@ -192,12 +215,12 @@ impl Attention {
         let large = most.log2().ceil().max(0.0) as u32;
         let small = -(sum.0.log2().floor() as i32).min(3);
         let inverse = 18 + large;
-        // Values are as fine as queries and keys; numerators of small sums have a few bits more. A bit less of the numerators doubles the
-        // error of roberta-base's logits, one of the values leaves it as it is.
+        // Numerators of small sums have a few bits more.
         let fine = (small - 2).max(0) as u32;
-        let values = scores.0;
-        let numerators = Self::NUMERATORS + fine;
-        let context = (10 + small) as u32;
+        let values = scores.0.min(Self::VALUES);
+        let numerators = scores.0.max(Self::NUMERATORS) + fine;
+        // Two bits more than the ratio needs where that leaves the quotient no more than the bits that a dense layer reads.
+        let context = (12 + small).min((10 + small).max(12)) as u32;
         Self {
             scores,
             numerators,
@@ -209,7 +232,7 @@ impl Attention {
         }
     }
 
-    fn for_softmax(softmax: Softmax, tokens: usize) -> Result<Self, CompileError> {
+    fn for_softmax(softmax: Softmax, policy: WeightPolicy, tokens: usize) -> Result<Self, CompileError> {
         const LEAST: f64 = 1.0 / 1024.0;
         let (least, most) = match softmax {
             // Sums of a public shift may be smaller still, but are not exact to the logits' tolerance there.
@@ -222,9 +245,10 @@ impl Attention {
         }
         // Relu has to see a masked score as negative, and to fit its argument's ring besides.
         let key_mask = if softmax == Softmax::ReluOverLength { 120.0 } else { 240.0 };
+        let scores = if policy == WeightPolicy::AllPrivate { Self::PRIVATE_SCORES } else { Self::SCORES };
         let by_length = matches!(softmax, Softmax::ReluOverLength | Softmax::ScoresOverLength);
         let (least, most) = if by_length { (1.0, 64.0) } else { (least, most) };
-        Ok(Self::of((least, most * tokens as f64 * 1.02), most, Self::WEIGHTED, Self::SCORES, key_mask))
+        Ok(Self::of((least, most * tokens as f64 * 1.02), most, Self::WEIGHTED, scores, key_mask))
     }
 }
 
@@ -287,7 +311,7 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
             return Err(CompileError::Unsupported { what: "head: none, so there are no logits, which".into(), fix });
         }
     };
-    let attention = Attention::for_softmax(spec.softmax, options.tokens)?;
+    let attention = Attention::for_softmax(spec.softmax, options.policy, options.tokens)?;
     let mut lowering = Lowering {
         b: Builder::new(),
         policy: options.policy,
@@ -387,6 +411,16 @@ impl Lowering {
     /// How far below zero a client puts the scores of padding keys.
     pub(crate) fn key_mask(&self) -> f64 {
         self.with_ceilings.as_ref().map_or(self.with_maxima, |(attention, _)| *attention).key_mask
+    }
+
+    /// Fractional bits and ring of an opened deviation from the mean.
+    pub(crate) fn deviation(&self) -> (u32, u32) {
+        if self.policy == WeightPolicy::AllPrivate { Precision::PRIVATE_DEVIATION } else { Precision::DEVIATION }
+    }
+
+    /// Fractional bits and ring of an opened inverse deviation.
+    pub(crate) fn inverse_deviation(&self) -> (u32, u32) {
+        if self.policy == WeightPolicy::AllPrivate { Precision::PRIVATE_INVERSE_DEVIATION } else { Precision::INVERSE_DEVIATION }
     }
 
     pub(crate) fn len(&self, v: Val) -> usize {

@@ -3,13 +3,13 @@
 use sprint_model::LayerNorm;
 
 use super::act::{Act, Normed, Term};
-use super::{CompileError, Lowering, Precision, Val};
+use super::{CompileError, Lowering, Val};
 use crate::program::{NodeId, Op, Strided, View};
 
 impl Lowering {
     /// `γ·(x - mean)/√(var + ε) + β`; γ and β wait for the consumer, which may fold them into its weights.
     pub(crate) fn normalise(&mut self, x: &Act, norm: &LayerNorm) -> Result<Act, CompileError> {
-        let (f, ring) = Precision::DEVIATION;
+        let (f, ring) = self.deviation();
         let deviation = self.materialise(x, f, ring, true)?;
         let len = self.len(deviation);
         let width = norm.width;
@@ -27,7 +27,7 @@ impl Lowering {
         let (width_f, eps) = (width as f64, norm.eps);
         let top = (width_f.log2().ceil() as i32) + 10;
         let inverse = |v: f64| 1.0 / (v / width_f + eps).sqrt();
-        let (inverse_f, inverse_ring) = Precision::INVERSE_DEVIATION;
+        let (inverse_f, inverse_ring) = self.inverse_deviation();
         let r = self.smooth(energy, inverse, (top - 16, top), inverse_f + 3);
         let r = self.fit(r, inverse_f, inverse_ring);
         let r = if self.lean {

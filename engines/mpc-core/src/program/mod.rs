@@ -68,12 +68,20 @@ pub(crate) struct Recipe {
     pub(crate) bias_bits: Option<u32>,
     /// Bits of the ring that a private weight is opened in, masked, once for many inferences; none for a public one.
     pub(crate) opened_bits: Option<u32>,
+    /// Equal parts of the inputs that have outputs of their own, `[blocks, outputs]`: the weight is `[blocks·outputs, inputs]`, zero but for what each
+    /// part's outputs read of it. 1 for a layer as it is.
+    pub(crate) blocks: usize,
 }
 
 impl Recipe {
+    /// Rows of the weight.
+    pub(crate) fn outputs(&self) -> usize {
+        self.blocks * self.layer.outputs
+    }
+
     /// Words of the weight.
     pub(crate) fn words(&self) -> usize {
-        self.layer.outputs * self.layer.inputs
+        self.outputs() * self.layer.inputs
     }
 }
 

@@ -12,7 +12,7 @@ const BITS: u32 = 38;
 /// A private layer of integers, opened in a ring two bits wider than its product's.
 fn integers(layer: sprint_model::Linear) -> Recipe {
     let opened_bits = Some(BITS + 2);
-    Recipe { layer, gain: 1.0, centred: false, fold: None, weight_bits: 0, bias_bits: None, opened_bits }
+    Recipe { layer, gain: 1.0, centred: false, fold: None, weight_bits: 0, bias_bits: None, opened_bits, blocks: 1 }
 }
 
 /// `x·Wᵀ` with one private layer, as a program and the layer's words.
