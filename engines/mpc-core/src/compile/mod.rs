@@ -15,7 +15,7 @@
 //! | a head's part of a low-rank layer of attention, before its division, opened | 15 (3 more than the numerators times v) | 28 | 2048 |
 //! | private weight of the encoder | 16 to 18, likewise | | |
 //! | normalised state or other operand of a private encoder's layer, opened | 14 | up to 53 | |
-//! | a layer of the deviation, before it meets the inverse deviation, opened | 13 | 24 | 1024 |
+//! | a layer of the deviation, before it meets the inverse deviation, opened | 14 | 25 | 1024 |
 //! | q, k, opened | 14 (private encoder 13, calibrated 12) | 38 (36, 32) | scores below 512 (128) |
 //! | softmax numerators, opened | 14 (private encoder and calibrated 13) | 39 (by the sum's range) | |
 //! | v, opened | 13 (calibrated 12) | the same | |
@@ -148,7 +148,7 @@ impl Precision {
     pub(crate) const WEIGHT_ENOUGH: u32 = 16;
     const DEVIATION: (u32, u32) = (14, 24);
     /// A dense layer of the deviation, opened: below 1024.
-    pub(crate) const BEFORE_NORM: (u32, u32) = (13, 24);
+    pub(crate) const BEFORE_NORM: (u32, u32) = (14, 25);
     const INVERSE_DEVIATION: (u32, u32) = (14, 20);
     /// Of a private encoder: its layers read the normalised state, whose fractional bits are those of both. With more, what they feed would have to be
     /// extended.
