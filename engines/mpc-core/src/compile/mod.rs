@@ -203,7 +203,7 @@ impl Attention {
     const PRIVATE_SCORES: (u32, u32) = (13, 36);
     /// Fractional bits of values: one less leaves roberta-base's logits as they are.
     const VALUES: u32 = 13;
-    /// Fractional bits of numerators whose sum is at least 1/4.
+    /// Least fractional bits of numerators whose sum is at least 1/4; those of finer scores are as fine as these.
     pub(crate) const NUMERATORS: u32 = 13;
     /// 128 keys of values up to 8, or more keys of smaller values.
     const WEIGHTED: u32 = 10;
