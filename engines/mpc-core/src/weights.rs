@@ -179,13 +179,19 @@ fn real(recipe: &Recipe, model: &Checkpoint) -> Result<(Vec<f64>, Vec<f64>), Mac
         }
     }
     if recipe.centred {
-        for column in 0..columns {
-            let mean = (0..rows).map(|r| weight[r * columns + column]).sum::<f64>() / rows as f64;
-            (0..rows).for_each(|r| weight[r * columns + column] -= mean);
+        let mut means = vec![0.0; columns];
+        for row in weight.chunks_exact(columns) {
+            means.iter_mut().zip(row).for_each(|(mean, w)| *mean += w);
+        }
+        means.iter_mut().for_each(|mean| *mean /= rows as f64);
+        for row in weight.chunks_exact_mut(columns) {
+            row.iter_mut().zip(&means).for_each(|(w, mean)| *w -= mean);
         }
         bias = centred(bias);
     }
-    weight.iter_mut().chain(&mut bias).for_each(|v| *v *= recipe.gain);
+    if recipe.gain != 1.0 {
+        weight.iter_mut().chain(&mut bias).for_each(|v| *v *= recipe.gain);
+    }
     if recipe.blocks > 1 {
         weight = apart(&weight, columns, recipe.blocks);
     }

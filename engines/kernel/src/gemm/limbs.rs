@@ -91,8 +91,7 @@ impl Panels {
     pub(super) fn pack(
         instructions: Instructions,
         weights: &[i32],
-        outputs: usize,
-        inputs: usize,
+        (outputs, inputs): (usize, usize),
         part: impl Fn(i32) -> i16 + Sync,
     ) -> Self {
         let width = instructions.width();
@@ -100,13 +99,17 @@ impl Panels {
         let mut packed = vec![0; outputs.div_ceil(width) * steps * width];
         let fill = |(panel, columns): (&mut [i16], &[i32])| {
             let mut sums = AbsoluteSums::default();
+            let mut sizes = vec![0u32; inputs.div_ceil(MIN_DEPTH)];
             for (j, column) in columns.chunks_exact(inputs).enumerate() {
-                for (l, w) in column.iter().enumerate() {
-                    panel[2 * (l / 2 * width + j) + l % 2] = part(*w);
+                for (at, (steps, size)) in column.chunks(MIN_DEPTH).zip(&mut sizes).enumerate() {
+                    let parts: [i16; MIN_DEPTH] = std::array::from_fn(|l| steps.get(l).map_or(0, |w| part(*w)));
+                    *size = parts.iter().map(|part| u32::from(part.unsigned_abs())).sum();
+                    for (l, part) in parts.iter().take(steps.len()).enumerate() {
+                        panel[2 * ((at * MIN_DEPTH + l) / 2 * width + j) + l % 2] = *part;
+                    }
                 }
                 for (at, sum) in sums.iter_mut().enumerate() {
-                    let size = |block: &[i32]| block.iter().map(|w| u32::from(part(*w).unsigned_abs())).sum::<u32>();
-                    *sum = column.chunks(MIN_DEPTH << at).map(size).fold(*sum, u32::max);
+                    *sum = sizes.chunks(1 << at).map(|sizes| sizes.iter().sum()).fold(*sum, u32::max);
                 }
             }
             sums

@@ -123,11 +123,16 @@ impl PackedWeights {
             Kernel::Portable => Packed::Rows(weights.to_vec()),
             #[cfg(target_arch = "x86_64")]
             Kernel::Limbs(instructions) => {
-                let pack = |part: fn(i32) -> i16| Panels::pack(instructions, weights, outputs, inputs, part);
+                let shape = (outputs, inputs);
                 if few_exceed(weights, i16::MAX.into()) {
-                    Packed::Narrow(pack(|w| narrow(w, i16::MAX.into()) as i16), excess(weights, inputs, i16::MAX.into()))
+                    let panels = Panels::pack(instructions, weights, shape, |w| narrow(w, i16::MAX.into()) as i16);
+                    Packed::Narrow(panels, excess(weights, inputs, i16::MAX.into()))
                 } else {
-                    Packed::Wide([pack(low), pack(|w| ((w - i32::from(low(w))) >> CUT) as i16)])
+                    let high = |w| ((w - i32::from(low(w))) >> CUT) as i16;
+                    Packed::Wide([
+                        Panels::pack(instructions, weights, shape, low),
+                        Panels::pack(instructions, weights, shape, high),
+                    ])
                 }
             }
             #[cfg(target_arch = "x86_64")]

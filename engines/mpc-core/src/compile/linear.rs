@@ -27,15 +27,15 @@ impl Lowering {
             return Ok(self.before_division(&divided.clone(), layer, gain));
         }
         let fold = x.as_normed().map(|n| n.norm.clone());
-        let operand = match x.as_normed() {
+        let whole = match x.as_normed() {
             Some(normed) => normed.scaled,
             None => self.operand(x, (f, ring))?,
         };
         // What truncation to f leaves of the operand's ring must hold `ring` bits.
-        let room = (operand.ring + f).saturating_sub(ring + operand.f);
+        let room = (whole.ring + f).saturating_sub(ring + whole.f);
         let (least, most) = Precision::WEIGHT;
         // Of a product that the layer reads, its consumer's bits and those that truncation drops have been dealt.
-        let packed = (Precision::PACKED + f).saturating_sub(ring + operand.f);
+        let packed = (Precision::PACKED + f).saturating_sub(ring + whole.f);
         let most = if packed >= Precision::WEIGHT_ENOUGH { most.min(packed) } else { most };
         let weight_bits = match x.as_normed() {
             // A result that does not fit its consumer's ring is extended to it beside other rounds, and only the bits between are dealt.
@@ -48,6 +48,7 @@ impl Lowering {
             _ if room < least => most,
             _ => room.min(most),
         };
+        let operand = self.rescale(whole, whole.f.min(Precision::PUBLIC_OPERAND));
         Ok(self.public_product(
             operand,
             Recipe {

@@ -9,6 +9,7 @@
 //! | deviation from the mean, opened | 14 (private encoder 13) | 24 (23) | 256 |
 //! | inverse deviation, opened | 14 (private encoder 12) | 20 (18) | 16 |
 //! | normalised state `d·r` | 28 (private encoder 25) | 64 | |
+//! | the same and an attention's output, as public layers read them | 14 | 50 | |
 //! | weight of a public layer | 13 to 18, as its consumer's ring allows; 18 where the result is widened | | 64 |
 //! | private weight of a low-rank update or head | 13 to 16, likewise | | |
 //! | low-rank layer of the deviation, before it meets the inverse deviation, opened | 10 | 22 | 1024 |
@@ -140,6 +141,9 @@ impl Precision {
     pub(crate) const MEAN_WEIGHT: u32 = 19;
     /// Least and most fractional bits of public weights; the consumer's ring decides.
     pub(crate) const WEIGHT: (u32, u32) = (13, 18);
+    /// Most fractional bits of a public layer's operand. Truncation before the product is as free as after it, and leaves the product's words a limb or two less. Where the rows of
+    /// weights have norm 1, what it drops has two fifths of a result's last bit of 14, root mean square: a tenth of one of a GELU's argument.
+    pub(crate) const PUBLIC_OPERAND: u32 = 14;
     /// Most bits of a word that is packed and unpacked fast, which is worth a bit or two of a public weight.
     pub(crate) const PACKED: u32 = 57;
     /// Most fractional bits of a quotient that dense layers read as it is.

@@ -168,10 +168,11 @@ impl Weights {
         let share =
             ShareFile::parse(&share, me).map_err(|what| RoleError::Config(format!("{}: {what}", files.share.display())))?;
         let bytes = read(&files.public)?;
-        let material = public_digest(spec, policy, blake3::hash(&bytes).as_bytes());
+        let parameters = *blake3::hash(&bytes).as_bytes();
+        let material = public_digest(spec, policy, &parameters);
         let about = (spec, policy, *mode, calibration.as_ref());
-        let actual = model_digest(about, blake3::hash(&bytes).as_bytes(), share.sharing);
-        if actual != expected || blake3::hash(&bytes).as_bytes() != share.public {
+        let actual = model_digest(about, &parameters, share.sharing);
+        if actual != expected || &parameters != share.public {
             return Err(RoleError::Model { expected, actual });
         }
         let unfit = |e: String| RoleError::Config(format!("{}: {e}", files.public.display()));
