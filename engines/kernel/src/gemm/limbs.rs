@@ -105,7 +105,8 @@ impl Panels {
                     let parts: [i16; MIN_DEPTH] = std::array::from_fn(|l| steps.get(l).map_or(0, |w| part(*w)));
                     *size = parts.iter().map(|part| u32::from(part.unsigned_abs())).sum();
                     for (l, part) in parts.iter().take(steps.len()).enumerate() {
-                        panel[2 * ((at * MIN_DEPTH + l) / 2 * width + j) + l % 2] = *part;
+                        let pair = at * (MIN_DEPTH / 2) + l / 2;
+                        panel[2 * (pair * width + j) + l % 2] = *part;
                     }
                 }
                 for (at, sum) in sums.iter_mut().enumerate() {
