@@ -4,7 +4,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -134,21 +133,7 @@ fn an_interrupted_process_keeps_its_checkpoint() {
 /// This program as an orchestrator, to be killed.
 #[test]
 fn orchestrator_process() {
-    let Some(dir) = std::env::var_os("ENGINE_TEST_ORCHESTRATOR") else { return };
-    let world = World::at(dir.into());
-    let ran = world.run_on(executor(&world), |_, _| {});
-    std::process::exit(ran.map_or(99, |r| i32::from(r.report.exit.code())));
-}
-
-fn orchestrator(world: &World) -> std::process::Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["local::orchestrator_process", "--exact", "--nocapture", "--test-threads=1"])
-        .env("ENGINE_TEST_ORCHESTRATOR", world.path(""))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    World::orchestrate(executor);
 }
 
 #[test]
@@ -157,7 +142,7 @@ fn killing_the_orchestrator_leaves_no_process_and_the_same_command_finishes() {
         "sprint-flow: 1\nlimits: {cpu: 2}\nstages:\n  s: {kind: steps@1, params: {n: 40, ms: 25}}\n  t: {kind: slow@1, params: {ms: 800, deaf: 1}}\n  u: {kind: upper@1, inputs: {in: s.out}}\n",
     );
     for kill_after in [150, 400, 500] {
-        let mut child = orchestrator(&world);
+        let mut child = world.orchestrator("local::orchestrator_process");
         std::thread::sleep(Duration::from_millis(kill_after));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -165,7 +150,7 @@ fn killing_the_orchestrator_leaves_no_process_and_the_same_command_finishes() {
     }
     let before = world.lines("steps.log").len();
     assert!(before > 0);
-    let status = orchestrator(&world).wait().unwrap();
+    let status = world.orchestrator("local::orchestrator_process").wait().unwrap();
     assert_eq!(status.code(), Some(0));
     let steps = world.lines("steps.log").len();
     assert!((40..=43).contains(&steps), "at most the step under way at each kill was done again: {steps}");

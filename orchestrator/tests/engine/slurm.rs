@@ -141,28 +141,14 @@ fn a_stage_runs_as_a_job_and_its_node_is_in_its_record() {
 /// This program as an orchestrator, to be killed.
 #[test]
 fn orchestrator_process() {
-    let Some(dir) = std::env::var_os("ENGINE_TEST_SLURM_ORCHESTRATOR") else { return };
-    let world = World::at(dir.into());
-    let ran = world.run_on(executor(&world), |_, _| {});
-    std::process::exit(ran.map_or(99, |r| i32::from(r.report.exit.code())));
-}
-
-fn orchestrator(world: &World) -> std::process::Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["slurm::orchestrator_process", "--exact", "--nocapture", "--test-threads=1"])
-        .env("ENGINE_TEST_SLURM_ORCHESTRATOR", world.path(""))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    World::orchestrate(executor);
 }
 
 #[test]
 fn a_killed_orchestrator_s_job_goes_on_and_is_taken_up_by_its_name() {
     let world = World::new(&steps(60, 50, ""));
     cluster(&world);
-    let mut first = orchestrator(&world);
+    let mut first = world.orchestrator("slurm::orchestrator_process");
     wait_until("the job counts", || world.lines("steps.log").len() >= 5);
     first.kill().unwrap();
     first.wait().unwrap();
@@ -186,7 +172,7 @@ fn a_killed_orchestrator_s_job_goes_on_and_is_taken_up_by_its_name() {
 fn what_a_job_finished_while_nobody_looked_is_a_result() {
     let world = World::new(&steps(10, 30, ""));
     cluster(&world);
-    let mut first = orchestrator(&world);
+    let mut first = world.orchestrator("slurm::orchestrator_process");
     wait_until("the job counts", || world.lines("steps.log").len() >= 2);
     first.kill().unwrap();
     first.wait().unwrap();

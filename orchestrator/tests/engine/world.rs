@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +16,9 @@ use sprint_stage_api::Registry;
 use tokio::sync::mpsc;
 
 use crate::toy;
+
+/// Names the folder of a process that a test started as an orchestrator.
+const ORCHESTRATOR: &str = "ENGINE_TEST_ORCHESTRATOR";
 
 pub(crate) struct World {
     dir: PathBuf,
@@ -48,6 +52,26 @@ impl World {
         let world = Self { dir: owned.path().to_owned(), owned: Some(owned), ..Self::at(PathBuf::new()) };
         world.rewrite(workflow);
         world
+    }
+
+    /// This program in another process, as an orchestrator of this folder: `test` calls [`World::orchestrate`].
+    pub(crate) fn orchestrator(&self, test: &str) -> Child {
+        Command::new(std::env::current_exe().expect("this program's path"))
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(ORCHESTRATOR, self.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("this program starts")
+    }
+
+    /// Runs the workflow of the folder that [`World::orchestrator`] named, and ends the process; elsewhere it does nothing.
+    pub(crate) fn orchestrate(executor: impl Fn(&Self) -> Arc<dyn Executor>) {
+        let Some(dir) = std::env::var_os(ORCHESTRATOR) else { return };
+        let world = Self::at(dir.into());
+        let ran = world.run_on(executor(&world), |_, _| {});
+        std::process::exit(ran.map_or(99, |r| i32::from(r.report.exit.code())));
     }
 
     /// A folder that another process made.

@@ -80,22 +80,7 @@ pub struct LeaseTerms {
 
 /// Everything a stage may touch.
 pub struct StageContext<'a> {
-    pub(crate) run: &'a str,
-    pub(crate) stage: String,
-    pub(crate) lease: LeaseTerms,
-    pub(crate) store: &'a Store,
-    pub(crate) params: &'a serde_json::Value,
-    pub(crate) inputs: &'a Inputs,
-    pub(crate) ancestors: &'a [Ancestor],
-    pub(crate) scratch: PathBuf,
-    pub(crate) attempt: u32,
-    pub(crate) axes: &'a BTreeMap<String, String>,
-    pub(crate) events: &'a dyn EventSink,
-    pub(crate) checkpoints: &'a dyn CheckpointAccess,
-    pub(crate) cancelled: &'a (dyn Fn() -> bool + Send + Sync),
-    pub(crate) env: &'a BTreeMap<String, String>,
-    pub(crate) base: PathBuf,
-    pub(crate) cpus: usize,
+    parts: ContextParts<'a>,
 }
 
 /// What a [`StageContext`] is made from.
@@ -137,72 +122,37 @@ pub struct ContextParts<'a> {
 impl<'a> StageContext<'a> {
     /// Assembles a context; done by executors and tests.
     pub fn new(parts: ContextParts<'a>) -> Self {
-        let ContextParts {
-            run,
-            stage,
-            lease,
-            store,
-            params,
-            inputs,
-            ancestors,
-            scratch,
-            attempt,
-            axes,
-            events,
-            checkpoints,
-            cancelled,
-            env,
-            base,
-            cpus,
-        } = parts;
-        Self {
-            run,
-            stage,
-            lease,
-            store,
-            params,
-            inputs,
-            ancestors,
-            scratch,
-            attempt,
-            axes,
-            events,
-            checkpoints,
-            cancelled,
-            env,
-            base,
-            cpus,
-        }
+        Self { parts }
     }
 
     /// The run, for naming what is held outside.
     pub fn run(&self) -> &str {
-        self.run
+        self.parts.run
     }
 
     /// The stage instance, for naming what is held outside.
     pub fn stage(&self) -> &str {
-        &self.stage
+        &self.parts.stage
     }
 
     /// How long what it holds outside may be held, and what it may cost.
     pub fn lease(&self) -> LeaseTerms {
-        self.lease
+        self.parts.lease
     }
 
     /// The artifact store.
     pub fn store(&self) -> &Store {
-        self.store
+        self.parts.store
     }
 
     /// Normalised parameters.
     pub fn params(&self) -> &serde_json::Value {
-        self.params
+        self.parts.params
     }
 
     /// Parameters as the stage's own type.
     pub fn params_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, StageError> {
-        serde_json::from_value(self.params.clone()).map_err(|e| StageError::permanent(format!("params: {e}")))
+        serde_json::from_value(self.parts.params.clone()).map_err(|e| StageError::permanent(format!("params: {e}")))
     }
 
     /// The one artifact on `port`.
@@ -212,75 +162,75 @@ impl<'a> StageContext<'a> {
 
     /// The one artifact on an optional `port`.
     pub fn optional_input(&self, port: &str) -> Option<&InputArtifact> {
-        self.inputs.get(port).and_then(|all| all.first())
+        self.parts.inputs.get(port).and_then(|all| all.first())
     }
 
     /// All artifacts on a gathering `port`, in the order of their axes.
     pub fn gathered(&self, port: &str) -> &[InputArtifact] {
-        self.inputs.get(port).map_or(&[], Vec::as_slice)
+        self.parts.inputs.get(port).map_or(&[], Vec::as_slice)
     }
 
     /// Every instance this one depends on, in the workflow's order.
     pub fn ancestors(&self) -> &[Ancestor] {
-        self.ancestors
+        self.parts.ancestors
     }
 
     /// Stores an artifact. It is stamped `private: false` if any input is: what is made from a model whose noise can be reproduced
     /// carries no privacy claim either.
     pub fn put(&self, builder: ManifestBuilder) -> Result<ArtifactId, StageError> {
         let mut builder = builder;
-        for input in self.inputs.values().flatten() {
-            let manifest = self.store.read_artifact(&input.id).map_err(|e| StageError::of_store(&e))?;
+        for input in self.parts.inputs.values().flatten() {
+            let manifest = self.parts.store.read_artifact(&input.id).map_err(|e| StageError::of_store(&e))?;
             if manifest.meta().get(PRIVATE) == Some(&Value::Bool(false)) {
                 builder = builder.meta(PRIVATE, false);
             }
         }
-        Ok(self.store.put_artifact(builder).map_err(|e| StageError::of_store(&e))?.0)
+        Ok(self.parts.store.put_artifact(builder).map_err(|e| StageError::of_store(&e))?.0)
     }
 
     /// A directory for this attempt alone.
     pub fn scratch(&self) -> &Path {
-        &self.scratch
+        &self.parts.scratch
     }
 
     /// Which attempt this is, from 1.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.parts.attempt
     }
 
     /// This instance's matrix coordinates.
     pub fn axes(&self) -> &BTreeMap<String, String> {
-        self.axes
+        self.parts.axes
     }
 
     /// Checkpoints and ledgers of this action.
     pub fn checkpoints(&self) -> &dyn CheckpointAccess {
-        self.checkpoints
+        self.parts.checkpoints
     }
 
     /// Whether the run is being cancelled; long loops ask at every step.
     pub fn is_cancelled(&self) -> bool {
-        (self.cancelled)()
+        (self.parts.cancelled)()
     }
 
     /// A declared environment variable.
     pub fn env(&self, name: &str) -> Option<&str> {
-        self.env.get(name).map(String::as_str)
+        self.parts.env.get(name).map(String::as_str)
     }
 
     /// The directory relative paths are resolved against.
     pub fn base(&self) -> &Path {
-        &self.base
+        &self.parts.base
     }
 
     /// Threads this stage may use.
     pub fn cpus(&self) -> usize {
-        self.cpus
+        self.parts.cpus
     }
 
     /// Reports an event.
     pub fn emit(&self, event: StageEvent) {
-        self.events.emit(event);
+        self.parts.events.emit(event);
     }
 
     /// Reports progress.

@@ -253,24 +253,29 @@ fn a_server_with_a_strange_certificate_is_refused() {
     assert!(error.contains("invalid peer certificate"), "{error}");
 }
 
-#[test]
-fn a_shaped_link_has_the_delay_and_the_rate_it_was_given() {
+/// Both ends of a link of this shape, over TLS.
+async fn shaped(shape: LinkShape) -> (Link, Link) {
     let mut town = Town::new();
     let (server, client) = (town.endpoint(Role::Party0), town.endpoint(Role::Party1));
+    let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.addr().to_string();
+    let dial = Dial { shape, ..DIAL };
+    let due = [(Role::Party1, shape)];
+    let (a, b, ()) = together(
+        listener.accept(&server, Role::Party0, &due, dial),
+        connect(&client, Role::Party1, Role::Party0, &addr, dial),
+        async {},
+    )
+    .await;
+    (a.unwrap().pop().unwrap(), b.unwrap())
+}
+
+#[test]
+fn a_shaped_link_has_the_delay_and_the_rate_it_was_given() {
     let shape = LinkShape { rtt_ms: 40.0, mbit: Some(80.0) };
     let net = Net::new().unwrap();
     net.block_on(async {
-        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.addr().to_string();
-        let dial = Dial { shape, ..DIAL };
-        let due = [(Role::Party1, shape)];
-        let (a, b, ()) = together(
-            listener.accept(&server, Role::Party0, &due, dial),
-            connect(&client, Role::Party1, Role::Party0, &addr, dial),
-            async {},
-        )
-        .await;
-        let (mut a, mut b) = (a.unwrap().pop().unwrap(), b.unwrap());
+        let (mut a, mut b) = shaped(shape).await;
         for (bytes, least) in [(10, 20), (1_000_000, 120)] {
             let payload = vec![1; bytes];
             let started = Instant::now();
@@ -294,22 +299,10 @@ fn a_shaped_link_has_the_delay_and_the_rate_it_was_given() {
 
 #[test]
 fn a_measured_link_is_no_faster_and_no_shorter_than_its_shape() {
-    let mut town = Town::new();
-    let (server, client) = (town.endpoint(Role::Party0), town.endpoint(Role::Party1));
     let shape = LinkShape { rtt_ms: 20.0, mbit: Some(160.0) };
     let net = Net::new().unwrap();
     net.block_on(async {
-        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.addr().to_string();
-        let dial = Dial { shape, ..DIAL };
-        let due = [(Role::Party1, shape)];
-        let (a, b, ()) = together(
-            listener.accept(&server, Role::Party0, &due, dial),
-            connect(&client, Role::Party1, Role::Party0, &addr, dial),
-            async {},
-        )
-        .await;
-        let (mut a, mut b) = (a.unwrap().pop().unwrap(), b.unwrap());
+        let (mut a, mut b) = shaped(shape).await;
         let (p0, p1, ()) = together(super::probe(&mut a, true), super::probe(&mut b, false), async {}).await;
         for measured in [p0.unwrap(), p1.unwrap()] {
             // A busy machine only adds; the last write of a burst may leave a little early.

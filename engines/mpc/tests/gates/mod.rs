@@ -204,26 +204,31 @@ pub(crate) fn shares_of_two_sharings_do_not_pass_for_a_pair() {
     assert!(refused.contains("another party's share"), "{refused}");
 }
 
+/// A benchmark of two inferences on loopback, by this program as every role.
+fn bench<'a>(folder: &Path, checkpoint: &'a Checkpoint, policy: WeightPolicy, mode: Mode) -> BenchOptions<'a> {
+    BenchOptions {
+        binary: std::env::current_exe().unwrap(),
+        args: vec!["gate-role".into()],
+        checkpoint,
+        policy,
+        mode,
+        calibration: None,
+        model: "small".into(),
+        net: "loopback".into(),
+        link: LinkShape::LOOPBACK,
+        runs: 2,
+        folder: folder.to_owned(),
+        limits: crate::limits(),
+    }
+}
+
 pub(crate) fn the_benchmark_reports_what_its_session_measured() {
     let dir = tempfile::tempdir().unwrap();
     let model = Checkpoint::random(spec(), 5).unwrap();
     let size = SIZES[1];
     let x = embedded(size, 1);
     let clear = simulated(&model, size, &x);
-    let bench = BenchOptions {
-        binary: std::env::current_exe().unwrap(),
-        args: vec!["gate-role".into()],
-        checkpoint: &model,
-        policy: POLICY,
-        mode: Mode::Exact,
-        calibration: None,
-        model: "small".into(),
-        net: "loopback".into(),
-        link: LinkShape::LOOPBACK,
-        runs: 2,
-        folder: dir.path().to_owned(),
-        limits: crate::limits(),
-    };
+    let bench = bench(dir.path(), &model, POLICY, Mode::Exact);
     let report = bench_mpc(&bench, &BenchInput { batch: &batch(size), embedded: &x, logits: Some(&clear) }).unwrap();
     let cost = compile(&spec(), &Options::new(Mode::Exact, POLICY, size.batch, size.tokens)).unwrap().cost();
     assert_eq!(report.rounds, cost.rounds);
@@ -273,20 +278,7 @@ pub(crate) fn a_model_whose_weights_are_all_private_answers_as_declared() {
     };
     let shared = SharedModel::split(&model, policy, Mode::Exact, None).unwrap();
     assert!(shared.public.len() < 64, "no tensor is public: {} bytes", shared.public.len());
-    let bench = BenchOptions {
-        binary: std::env::current_exe().unwrap(),
-        args: vec!["gate-role".into()],
-        checkpoint: &model,
-        policy,
-        mode: Mode::Exact,
-        calibration: None,
-        model: "small".into(),
-        net: "loopback".into(),
-        link: LinkShape::LOOPBACK,
-        runs: 2,
-        folder: dir.path().to_owned(),
-        limits: crate::limits(),
-    };
+    let bench = bench(dir.path(), &model, policy, Mode::Exact);
     let report = bench_mpc(&bench, &BenchInput { batch: &batch(size), embedded: &x, logits: Some(&clear) }).unwrap();
     let cost = program.cost();
     assert_eq!((report.rounds, report.dealer_bytes), (cost.rounds, cost.dealer_bytes.map(|b| b + 32).to_vec()));

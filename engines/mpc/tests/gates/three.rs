@@ -5,12 +5,10 @@ use std::process::Command;
 use std::sync::Arc;
 
 use sprint_model::Checkpoint;
-use sprint_mpc::{
-    BenchInput, BenchOptions, GateSession, GateSetup, LinkShape, ModelFiles, SessionOptions, SharedModel, bench_mpc,
-};
+use sprint_mpc::{BenchInput, GateSession, GateSetup, LinkShape, ModelFiles, SessionOptions, SharedModel, bench_mpc};
 use sprint_mpc_core::{Mode, Options, ReplicatedProgram, compile};
 
-use super::{POLICY, SIZES, batch, distance, embedded, options, simulated, spec};
+use super::{POLICY, SIZES, batch, bench, distance, embedded, options, simulated, spec};
 
 fn three(dir: &Path, shared: &SharedModel, files: [ModelFiles; 2]) -> SessionOptions {
     let options = options(dir, shared, files);
@@ -99,20 +97,7 @@ pub(crate) fn the_benchmark_of_three_servers_reports_all_of_them() {
     let size = SIZES[1];
     let x = embedded(size, 1);
     let clear = simulated(&model, size, &x);
-    let bench = BenchOptions {
-        binary: std::env::current_exe().unwrap(),
-        args: vec!["gate-role".into()],
-        checkpoint: &model,
-        policy: POLICY,
-        mode: Mode::ThreeServer,
-        calibration: None,
-        model: "small".into(),
-        net: "loopback".into(),
-        link: LinkShape::LOOPBACK,
-        runs: 2,
-        folder: dir.path().to_owned(),
-        limits: crate::limits(),
-    };
+    let bench = bench(dir.path(), &model, POLICY, Mode::ThreeServer);
     let report = bench_mpc(&bench, &BenchInput { batch: &batch(size), embedded: &x, logits: Some(&clear) }).unwrap();
     let program = compile(&spec(), &Options::new(Mode::ThreeServer, POLICY, size.batch, size.tokens)).unwrap();
     let cost = ReplicatedProgram::new(Arc::new(program)).unwrap().cost();
