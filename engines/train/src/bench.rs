@@ -4,7 +4,7 @@ use sprint_dp::budget::{ClipNorm, NoiseMultiplier, SamplingRate};
 use sprint_dp::ledger::{Ledger, MemorySink, RunId, RunTerms};
 use sprint_dp::mechanism::{GridBits, GridConfig, GridMechanism, Strategy};
 use sprint_dp::randomness::RandomSource;
-use sprint_model::{Checkpoint, Example, Label, ModelSpec};
+use sprint_model::{Checkpoint, Example, Label, ModelSpec, Pooling};
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -57,8 +57,8 @@ pub struct BenchResult {
     pub trained_parameters: usize,
     /// Examples of a step.
     pub batch: usize,
-    /// Multiply-adds of the frozen matrices alone, forward and backward to the activations, a second and counted as two operations: what to
-    /// hold against the machine's matrix-product peak.
+    /// Multiply-adds of the frozen matrices alone, as many as are computed forward and backward to the activations, a second and counted as two operations:
+    /// what to hold against the machine's matrix-product peak.
     pub gflops: f64,
     /// What plain f32 matrix products of a layer's size reach here, all workers at once: 10⁹ operations a processor second of one worker.
     pub gemm_peak_gflops: f64,
@@ -92,6 +92,7 @@ pub fn bench_train(request: &BenchRequest, meter: &dyn Meter) -> Result<BenchRes
     let peak = gemm_peak(&run, &spec, meter)?;
     let samples = (request.steps.max(1) * examples.len()) as f64;
     let tokens = (request.steps.max(1) * request.lengths.iter().sum::<usize>()) as f64;
+    let operations = 2.0 * (request.steps.max(1) * multiply_adds(&spec, &request.lengths)) as f64;
     Ok(BenchResult {
         samples_per_s: samples / wall,
         cpu_s_per_sample: cpu / samples,
@@ -101,9 +102,9 @@ pub fn bench_train(request: &BenchRequest, meter: &dyn Meter) -> Result<BenchRes
         threads: run.threads(),
         trained_parameters: run.dim(),
         batch: examples.len(),
-        gflops: 4.0 * dense_weights(&spec) * tokens / wall / 1e9,
+        gflops: operations / wall / 1e9,
         gemm_peak_gflops: peak,
-        gemm_share: 4.0 * dense_weights(&spec) * tokens / cpu / 1e9 / peak,
+        gemm_share: operations / cpu / 1e9 / peak,
     })
 }
 
@@ -127,9 +128,21 @@ fn gemm_peak(run: &Run<'_>, spec: &ModelSpec, meter: &dyn Meter) -> Result<f64, 
     Ok(operations / (meter.cpu_s() - before) / 1e9)
 }
 
-/// Entries of the encoder's dense matrices.
-fn dense_weights(spec: &ModelSpec) -> f64 {
-    (0..spec.layers).flat_map(|i| spec.layer_linears(i)).map(|l| (l.inputs * l.outputs) as f64).sum()
+/// Multiply-adds of a step's frozen matrices: the outputs, and the gradients of what they read. The lowest trained layer's queries, keys and values
+/// need no such gradient, and where the head reads the first token, all but the last layer's keys and values are of that token alone.
+fn multiply_adds(spec: &ModelSpec, lengths: &[usize]) -> usize {
+    let lowest = spec.lora.as_ref().map(|lora| lora.targets.first_layer);
+    let first_alone = spec.head.as_ref().is_some_and(|head| head.pooling == Pooling::First);
+    let layer = |index: usize| -> usize {
+        let products = spec.layer_linears(index).into_iter().enumerate().map(|(module, linear)| {
+            let [asks, told] = [module == 0, module == 1 || module == 2];
+            let rows = if first_alone && index + 1 == spec.layers && !told { lengths.len() } else { lengths.iter().sum() };
+            let passes = if Some(index) == lowest && (asks || told) { 1 } else { 2 };
+            passes * rows * linear.inputs * linear.outputs
+        });
+        products.sum()
+    };
+    (lowest.unwrap_or(0)..spec.layers).map(layer).sum()
 }
 
 /// Examples of the given lengths; token ids are a fixed sequence.
@@ -179,9 +192,9 @@ impl Noise {
 
 #[cfg(test)]
 mod tests {
-    use super::{BenchRequest, Meter, bench_train};
+    use super::{BenchRequest, Meter, bench_train, multiply_adds};
     use crate::config::TrainConfig;
-    use sprint_model::ModelSpec;
+    use sprint_model::{HeadSpec, LoraSpec, ModelSpec, Pooling, TargetModules};
     use std::cell::Cell;
 
     /// One second of wall time and two of processor time between readings of the same clock.
@@ -201,6 +214,19 @@ mod tests {
         fn peak_rss(&self) -> u64 {
             7
         }
+    }
+
+    #[test]
+    fn only_what_is_computed_counts() {
+        let head = |pooling| Some(HeadSpec { outputs: 2, pooling, dense: false, dropout: 0.0 });
+        let lora = Some(LoraSpec::new(2, 2.0, TargetModules::default()));
+        let spec = ModelSpec { layers: 2, hidden: 4, intermediate: 8, lora, ..ModelSpec::bert_tiny() };
+        // Weights: 3·16 of queries, keys and values, 16 of attention's output, 2·32 of the feed-forward. 7 tokens in 2 examples.
+        let below = 7 * (48 + 2 * (16 + 64));
+        let mean = ModelSpec { head: head(Pooling::Mean), ..spec.clone() };
+        assert_eq!(multiply_adds(&mean, &[5, 2]), below + 7 * 2 * (48 + 16 + 64));
+        let first = ModelSpec { head: head(Pooling::First), ..spec };
+        assert_eq!(multiply_adds(&first, &[5, 2]), below + 2 * (7 * 32 + 2 * (16 + 16 + 64)));
     }
 
     #[test]
