@@ -9,7 +9,7 @@
 //! | deviation from the mean, opened | 14 (private encoder 13) | 24 (23) | 256 |
 //! | inverse deviation, opened | 14 (private encoder 12) | 20 (18) | 16 |
 //! | normalised state `d·r` | 28 (private encoder 25) | 64 | |
-//! | the same and an attention's output, as public layers read them | 14 | 50 | |
+//! | the same and an attention's output, as public layers read them | 14 | 50 (48) | |
 //! | weight of a public layer | 13 to 18, as its consumer's ring allows; 18 where the result is widened | | 64 |
 //! | private weight of a low-rank update or head | 13 to 16, likewise | | |
 //! | low-rank layer of the deviation, before it meets the inverse deviation, opened | 10 | 22 | 1024 |
