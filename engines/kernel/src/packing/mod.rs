@@ -76,10 +76,12 @@ pub fn pack(bits: u32, words: &[u64], out: &mut Vec<u8>) {
 /// Appends the first groups of eight words in the fastest way that this CPU has, if any; how many words those are.
 fn pack_groups(bits: u32, words: &[u64], out: &mut Vec<u8>) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if (8..=NARROW).contains(&bits) && Cpu::detected().vbmi {
+    if (8..64).contains(&bits) && Cpu::detected().vbmi {
         out.reserve(packed_len(bits, words.len()));
+        let spare = out.spare_capacity_mut();
+        let wide = bits > NARROW;
         // SAFETY: AVX-512 F, BW and VBMI were detected.
-        let done = unsafe { vbmi::pack(bits, words, out.spare_capacity_mut()) };
+        let done = unsafe { if wide { vbmi::pack::<true>(bits, words, spare) } else { vbmi::pack::<false>(bits, words, spare) } };
         // SAFETY: every group of eight words that is done has filled its `bits` bytes of the spare capacity.
         unsafe { out.set_len(out.len() + done / 8 * bits as usize) };
         return done;
@@ -91,12 +93,14 @@ fn pack_groups(bits: u32, words: &[u64], out: &mut Vec<u8>) -> usize {
 /// Appends the first groups of eight words, as [`pack_groups`].
 fn unpack_groups(bits: u32, bytes: &[u8], words: usize, out: &mut Vec<u64>) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if (2..=NARROW).contains(&bits) && (Cpu::detected().vbmi || Cpu::detected().avx2) {
+    if (2..=NARROW).contains(&bits) && Cpu::detected().avx2 || (NARROW..64).contains(&bits) && Cpu::detected().vbmi {
         out.reserve(words);
         let spare = &mut out.spare_capacity_mut()[..words];
         let done = if Cpu::detected().vbmi {
             // SAFETY: AVX-512 F, BW and VBMI were detected.
-            unsafe { vbmi::unpack(bits, bytes, spare) }
+            unsafe {
+                if bits > NARROW { vbmi::unpack::<true>(bits, bytes, spare) } else { vbmi::unpack::<false>(bits, bytes, spare) }
+            }
         } else {
             // SAFETY: AVX2 was detected.
             unsafe { avx2::unpack(bits, bytes, spare) }
@@ -197,16 +201,15 @@ fn pack_any(bits: u32, words: &[u64], out: &mut [u8]) {
         for word in group {
             pending |= u128::from(word & mask(bits)) << held;
             held += bits;
-            while held >= 8 {
-                to[at] = pending as u8;
-                pending >>= 8;
-                held -= 8;
-                at += 1;
+            if held >= 64 {
+                to[at..at + 8].copy_from_slice(&(pending as u64).to_le_bytes());
+                pending >>= 64;
+                held -= 64;
+                at += 8;
             }
         }
-        if held > 0 {
-            to[at] = pending as u8;
-        }
+        let left = held.div_ceil(8) as usize;
+        to[at..at + left].copy_from_slice(&pending.to_le_bytes()[..left]);
     }
 }
 
@@ -237,6 +240,17 @@ fn unpack_any(bits: u32, bytes: &[u8], out: &mut [u64]) {
             bytes = &bytes[bits as usize..];
             out = rest;
         }
+    }
+    // A word, the seven bits before it and what follows: sixteen bytes.
+    while out.len() >= 8 && bytes.len() >= bits as usize + 16 {
+        let (group, rest) = out.split_at_mut(8);
+        for (i, to) in group.iter_mut().enumerate() {
+            let at = i * bits as usize;
+            let words = bytes[at / 8..].first_chunk().expect("sixteen bytes follow the group");
+            *to = (u128::from_le_bytes(*words) >> (at % 8)) as u64 & mask(bits);
+        }
+        bytes = &bytes[bits as usize..];
+        out = rest;
     }
     for (group, from) in out.chunks_mut(8).zip(bytes.chunks(bits as usize)) {
         let (mut pending, mut held, mut at) = (0u128, 0u32, 0usize);
@@ -269,6 +283,12 @@ mod tests {
             prop_assert_eq!(back[0], 7);
             let reduced: Vec<u64> = words.iter().map(|w| w & mask(bits)).collect();
             prop_assert_eq!(&back[1..], &reduced[..]);
+            // The code for any CPU does the same.
+            let (mut portable, mut again) = (vec![0; bytes.len() - 1], vec![0; words.len()]);
+            pack_any(bits, &words, &mut portable);
+            unpack_any(bits, &portable, &mut again);
+            prop_assert_eq!(&portable[..], &bytes[1..]);
+            prop_assert_eq!(again, reduced);
         }
 
         #[test]
