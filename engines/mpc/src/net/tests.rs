@@ -195,6 +195,23 @@ fn pinned_roles_meet_over_tls() {
     assert_eq!((a.unwrap().peer(), b.unwrap().peer()), (Role::Party1, Role::Party0));
 }
 
+/// Parties' CPUs may differ, and with them the library that seals records.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn records_that_one_library_seals_the_other_opens() {
+    use rustls::crypto::{aws_lc_rs, ring};
+
+    let suites = [aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256, ring::cipher_suite::TLS13_AES_128_GCM_SHA256];
+    for (at_server, at_client) in [(0, 1), (1, 0)] {
+        let mut town = Town::new();
+        let mut end =
+            |role: Role, at: usize| Endpoint::with_suite(town.identities.remove(&role).unwrap(), town.pins.clone(), suites[at]);
+        let (server, client) = (end(Role::Party0, at_server), end(Role::Party1, at_client));
+        let (a, b) = meet(&server, &client, Role::Party1, Role::Party1, LinkShape::LOOPBACK);
+        assert_eq!((a.unwrap().peer(), b.unwrap().peer()), (Role::Party1, Role::Party0));
+    }
+}
+
 /// More strangers than shake hands at once; each would have its turn first if turns were taken.
 #[test]
 fn strangers_that_say_nothing_do_not_hold_up_the_peer() {

@@ -61,7 +61,12 @@ impl From<IdentityError> for TlsError {
 
 impl Endpoint {
     pub(crate) fn new(identity: Identity, pins: BTreeMap<Role, CertPin>) -> Self {
-        let provider = CryptoProvider { cipher_suites: vec![suite()], ..aws_lc_rs::default_provider() };
+        Self::with_suite(identity, pins, suite())
+    }
+
+    /// With the suite's code from a library of the caller's choice.
+    pub(super) fn with_suite(identity: Identity, pins: BTreeMap<Role, CertPin>, suite: SupportedCipherSuite) -> Self {
+        let provider = CryptoProvider { cipher_suites: vec![suite], ..aws_lc_rs::default_provider() };
         Self { identity, pins, provider: Arc::new(provider) }
     }
 
