@@ -10,7 +10,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
-use sprint_kernel::{PackedWeights, Prg, dpf, gemm, gemm_nt, gemm_public, lut, pack, packed_len, unpack};
+use sprint_kernel::piecewise::{self, Cells};
+use sprint_kernel::{PackedWeights, Prg, dpf, gemm, gemm_nt, gemm_public, pack, packed_len, unpack};
 
 /// Peak multiply-adds per cycle: one register of eight words.
 const MACS_PER_CYCLE: f64 = 8.0;
@@ -201,22 +202,24 @@ fn trees(hertz: f64) {
             show(format!("dpf::prefix {bits} bits, {p} points"), count, p * (2 * levels + 1), dpf::key_len(bits), time);
         }
     }
-    for bits in [4u32, 8, 10, 13] {
-        let count = (1 << 18) >> bits;
-        let x = words(count);
-        let mut keys = Vec::with_capacity(count * lut::key_len(bits));
+    // A look-up of eight bits, and cubics over the octaves that a softmax's sum and a layer normalisation's energy have.
+    for (bits, first, octaves, degree) in [(8, 8, 1, 0), (27, 5, 11, 3), (36, 5, 20, 3)] {
+        let cells = Cells { bits, first, octaves, degree };
+        let count = 1 << 10;
+        let (x, table) = (words(count), vec![1.0; cells.table_len()]);
+        let (len, depth) = (cells.key_len(), (first + octaves - 1) as usize);
+        let mut keys = Vec::with_capacity(count * len);
         let time = best(|| {
             keys.clear();
-            lut::generate(bits, black_box(&x), &s0[..count], &s1[..count], &mut keys);
+            piecewise::generate(cells, black_box(&x), &s0[..count], &s1[..count], &mut keys);
         });
-        show(format!("lut::generate {bits} bits"), count, 4 * bits as usize - 2, lut::key_len(bits), time);
-        for tables in [1, 2] {
-            let table = words(1 << bits);
-            let mut out = vec![0; count * tables];
-            let time = best(|| lut::eval(0, bits, &s0[..count], black_box(&keys), &x, &vec![&table[..]; tables], &mut out));
-            let aes = 3 * (1 << (bits - 1)) - 2;
-            show(format!("lut::eval {bits} bits, {tables} tables"), count, aes, lut::key_len(bits), time);
-        }
+        let outputs = cells.terms().div_ceil(2);
+        show(format!("piecewise::generate, {octaves} octaves"), count, 4 * depth + 2 * octaves as usize * outputs, len, time);
+        let mut out = vec![0; count];
+        let time = best(|| piecewise::eval(0, cells, &s0[..count], black_box(&keys), &x, &table, &mut out));
+        let nodes = 4 * cells.width() - 2 + 2 * cells.width() * (octaves as usize - 1);
+        let leaves = cells.width() * (octaves as usize + 1);
+        show(format!("piecewise::eval, {octaves} octaves"), count, nodes + leaves * outputs, len, time);
     }
 }
 
@@ -232,7 +235,7 @@ fn streams(hertz: f64) {
         show(format!("Prg::fill_u64, {} KiB", count / 128), 8 * count, time);
     }
     let plain = words(1 << 14);
-    for bits in [1, 8, 16, 18, 24, 32, 37, 40, 48, 64] {
+    for bits in [1, 8, 16, 18, 24, 32, 37, 40, 48, 60, 64] {
         let mut bytes = Vec::with_capacity(packed_len(bits, plain.len()));
         let time = best(|| {
             bytes.clear();

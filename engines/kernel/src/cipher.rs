@@ -57,9 +57,31 @@ pub(crate) fn fixed() -> &'static Cipher {
     FIXED.get_or_init(|| Cipher::new(FIXED_KEY))
 }
 
+/// Replaces each block by its hash under [`FIXED_KEY`].
+pub(crate) fn hash_all(blocks: &mut [u128]) {
+    #[cfg(target_arch = "x86_64")]
+    use crate::lanes::hashes;
+    #[cfg(target_arch = "x86_64")]
+    crate::lanes::dispatch!(hashes::hash_all(blocks));
+    fixed().hash(blocks);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hashes_of_many_blocks_are_those_of_each() {
+        for count in [0, 1, 3, 15, 16, 17, 32, 40] {
+            let mut blocks: Vec<u128> = (0..count).map(|i| i * 0x0123_4567_89ab_cdef_0011_2233_4455_6677).collect();
+            let mut expected = blocks.clone();
+            for block in &mut expected {
+                fixed().hash(std::slice::from_mut(block));
+            }
+            hash_all(&mut blocks);
+            assert_eq!(blocks, expected);
+        }
+    }
 
     #[test]
     fn cipher_matches_fips_197_appendix_c1() {

@@ -14,7 +14,7 @@
 //! | [`gemm_public`], [`gemm`], [`gemm_nt`] | products mod 2^64 |
 //! | [`pack`], [`unpack`] | words of `n` bits on the wire |
 //! | [`dpf`] | XOR shares of `1[alpha < point]` |
-//! | [`lut`] | additive shares of `table[x_hat - alpha]` |
+//! | [`piecewise`] | additive shares of a polynomial, or of a table's entry, by the cell of `x_hat - alpha` |
 //! | [`words`] | elementwise arithmetic |
 
 mod cipher;
@@ -23,8 +23,8 @@ pub mod dpf;
 mod gemm;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
-pub mod lut;
 mod packing;
+pub mod piecewise;
 mod prg;
 pub mod words;
 

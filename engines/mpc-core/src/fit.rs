@@ -36,6 +36,21 @@ pub(crate) fn fourier_on(f: impl Fn(f64) -> f64, ranges: &[(f64, f64)], period: 
     least_squares(f, ranges, period, (frequencies, Parity::Neither), 1e-13)
 }
 
+/// Coefficients of the cubic that a function is interpolated by at the four Chebyshev points of `[-1, 1]`, the constant first.
+pub(crate) fn cubic(f: impl Fn(f64) -> f64) -> [f64; 4] {
+    // cos π/8 and cos 3π/8.
+    const POINTS: [f64; 2] = [0.923_879_532_511_286_7, 0.382_683_432_365_089_8];
+    let squares = POINTS.map(|t| t * t);
+    // Even and odd part are lines in the square.
+    let line = |[a, b]: [f64; 2]| {
+        let slope = (a - b) / (squares[0] - squares[1]);
+        [b - slope * squares[1], slope]
+    };
+    let [a, c] = line(POINTS.map(|t| f64::midpoint(f(t), f(-t))));
+    let [b, d] = line(POINTS.map(|t| (f(t) - f(-t)) / (2.0 * t)));
+    [a, b, c, d]
+}
+
 fn least_squares(
     f: impl Fn(f64) -> f64,
     ranges: &[(f64, f64)],

@@ -1,13 +1,12 @@
 //! Four blocks per register (VAES and AVX-512).
 
-use super::{RoundKeys, load, load_words, store, to_register};
+use super::{RoundKeys, load, store, to_register};
 use core::arch::x86_64::{
     __m512i, __mmask8, _mm512_add_epi64, _mm512_aesenc_epi128, _mm512_aesenclast_epi128, _mm512_and_si512,
-    _mm512_broadcast_i32x4, _mm512_castsi128_si512, _mm512_extracti32x4_epi32, _mm512_inserti32x4, _mm512_mask_add_epi64,
-    _mm512_mask_blend_epi64, _mm512_mask_sub_epi64, _mm512_mask_xor_epi64, _mm512_mullo_epi64, _mm512_or_si512, _mm512_set_epi64,
-    _mm512_set1_epi64, _mm512_set4_epi32, _mm512_set4_epi64, _mm512_setzero_si512, _mm512_shuffle_epi32, _mm512_slli_epi64,
-    _mm512_sllv_epi64, _mm512_srli_epi64, _mm512_storeu_si512, _mm512_sub_epi64, _mm512_subs_epu16, _mm512_ternarylogic_epi64,
-    _mm512_test_epi64_mask, _mm512_xor_si512,
+    _mm512_broadcast_i32x4, _mm512_castsi128_si512, _mm512_extracti32x4_epi32, _mm512_inserti32x4, _mm512_loadu_si512,
+    _mm512_mask_blend_epi64, _mm512_mask_xor_epi64, _mm512_or_si512, _mm512_set_epi64, _mm512_set1_epi64, _mm512_set4_epi32,
+    _mm512_set4_epi64, _mm512_setzero_si512, _mm512_shuffle_epi32, _mm512_slli_epi64, _mm512_sllv_epi64, _mm512_srli_epi64,
+    _mm512_storeu_si512, _mm512_subs_epu16, _mm512_ternarylogic_epi64, _mm512_test_epi64_mask, _mm512_xor_si512,
 };
 
 /// Four blocks.
@@ -123,20 +122,6 @@ pub(crate) fn add(x: Blocks, y: Blocks) -> Blocks {
     _mm512_add_epi64(x, y)
 }
 
-/// `x − y`, word by word.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(crate) fn sub(x: Blocks, y: Blocks) -> Blocks {
-    _mm512_sub_epi64(x, y)
-}
-
-/// `x · y mod 2^64`, word by word.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
-pub(crate) fn multiply(x: Blocks, y: Blocks) -> Blocks {
-    _mm512_mullo_epi64(x, y)
-}
-
 /// `max(x − y, 0)` in every 16 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -190,20 +175,6 @@ pub(crate) fn select(mask: Mask, x: Blocks, y: Blocks) -> Blocks {
 #[target_feature(enable = "avx512f")]
 pub(crate) fn xor_where(mask: Mask, x: Blocks, y: Blocks) -> Blocks {
     _mm512_mask_xor_epi64(x, mask, x, y)
-}
-
-/// `x + y` where the mask is set, `x` elsewhere.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(crate) fn add_where(mask: Mask, x: Blocks, y: Blocks) -> Blocks {
-    _mm512_mask_add_epi64(x, mask, x, y)
-}
-
-/// `−x` where the mask is set, `x` elsewhere.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(crate) fn negated_where(mask: Mask, x: Blocks) -> Blocks {
-    _mm512_mask_sub_epi64(x, mask, _mm512_setzero_si512(), x)
 }
 
 /// The seed bits of every lane.
@@ -262,19 +233,18 @@ pub(crate) fn gather(blocks: [&[u8; 16]; LANES]) -> Blocks {
     _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(x, c), d)
 }
 
-/// Pairs of words from memory.
+/// Blocks that lie side by side.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn gather_words(pairs: [&[u64; 2]; LANES]) -> Blocks {
-    let [a, b, c, d] = pairs.map(load_words);
-    let x = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
-    _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(x, c), d)
+pub(crate) fn load_all(from: &[u128; LANES]) -> Blocks {
+    // SAFETY: the reference covers 64 readable bytes and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
 }
 
-/// Writes a register as pairs of words.
+/// Writes a register to blocks side by side.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn scatter_words(x: Blocks, to: &mut [[u64; 2]; LANES]) {
+pub(crate) fn store_side_by_side(to: &mut [u128; LANES], x: Blocks) {
     // SAFETY: the reference covers 64 writable bytes and the store needs no alignment.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
 }

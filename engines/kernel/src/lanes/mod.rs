@@ -80,12 +80,6 @@ fn load(from: &[u8; 16]) -> __m128i {
 }
 
 #[inline]
-fn load_words(from: &[u64; 2]) -> __m128i {
-    // SAFETY: the reference covers 16 readable bytes and the load needs no alignment; SSE2 is part of x86-64.
-    unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
-}
-
-#[inline]
 fn store(to: &mut [u8; 16], x: __m128i) {
     // SAFETY: the reference covers 16 writable bytes and the store needs no alignment; SSE2 is part of x86-64.
     unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), x) }
@@ -120,6 +114,44 @@ macro_rules! each_width {
             $definition!(aes_ni, "avx2,aes,sse4.1");
         }
     };
+}
+
+macro_rules! hashes {
+    ($lanes:ident, $features:literal) => {
+        use crate::lanes::$lanes::{LANES, fixed, hash, load_all, store_side_by_side, zero};
+
+        /// Registers side by side in a hash.
+        const REGISTERS: usize = 4;
+
+        /// Replaces each block by its hash under the fixed key.
+        #[target_feature(enable = $features)]
+        pub(crate) fn hash_all(blocks: &mut [u128]) {
+            let schedule = fixed();
+            let (groups, rest) = blocks.as_chunks_mut::<{ REGISTERS * LANES }>();
+            let mut hash_group = |group: &mut [u128; REGISTERS * LANES]| {
+                let mut registers = [zero(); REGISTERS];
+                for (register, blocks) in registers.iter_mut().zip(group.as_chunks::<LANES>().0) {
+                    *register = load_all(blocks);
+                }
+                hash(&schedule, &mut registers);
+                for (blocks, register) in group.as_chunks_mut::<LANES>().0.iter_mut().zip(registers) {
+                    store_side_by_side(blocks, register);
+                }
+            };
+            groups.iter_mut().for_each(&mut hash_group);
+            if !rest.is_empty() {
+                let mut padded = [0; REGISTERS * LANES];
+                padded[..rest.len()].copy_from_slice(rest);
+                hash_group(&mut padded);
+                rest.copy_from_slice(&padded[..rest.len()]);
+            }
+        }
+    };
+}
+
+pub(crate) mod hashes {
+    //! The fixed-key hash of blocks side by side.
+    super::each_width!(hashes);
 }
 
 pub(crate) use {dispatch, each_width};

@@ -7,11 +7,11 @@ macro_rules! two_lanes {
     ($(#[$doc:meta])* $name:ident, $features:literal, $round:path, $last:path) => {
         $(#[$doc])*
         pub(crate) mod $name {
-            use crate::lanes::{RoundKeys, fixed_keys, load, load_words, store, to_register};
+            use crate::lanes::{RoundKeys, fixed_keys, load, store, to_register};
             use core::arch::x86_64::{
                 __m256i, _mm256_add_epi64, _mm256_and_si256, _mm256_blendv_epi8, _mm256_broadcastsi128_si256,
                 _mm256_castsi256_pd, _mm256_castsi256_si128, _mm256_cmpeq_epi64, _mm256_extracti128_si256,
-                _mm256_movemask_pd, _mm256_mul_epu32, _mm256_or_si256, _mm256_set_epi64x, _mm256_set_m128i,
+                _mm256_loadu_si256, _mm256_movemask_pd, _mm256_or_si256, _mm256_set_epi64x, _mm256_set_m128i,
                 _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_shuffle_epi32, _mm256_slli_epi64, _mm256_sllv_epi64,
                 _mm256_srli_epi64, _mm256_storeu_si256, _mm256_sub_epi64, _mm256_subs_epu16, _mm256_xor_si256,
             };
@@ -129,22 +129,6 @@ macro_rules! two_lanes {
                 _mm256_add_epi64(x, y)
             }
 
-            /// `x − y`, word by word.
-            #[inline]
-            #[target_feature(enable = $features)]
-            pub(crate) fn sub(x: Blocks, y: Blocks) -> Blocks {
-                _mm256_sub_epi64(x, y)
-            }
-
-            /// `x · y mod 2^64`, word by word: `x0·y0 + 2^32 (x0·y1 + x1·y0)` of unsigned halves.
-            #[inline]
-            #[target_feature(enable = $features)]
-            pub(crate) fn multiply(x: Blocks, y: Blocks) -> Blocks {
-                let (x1, y1) = (_mm256_srli_epi64::<32>(x), _mm256_srli_epi64::<32>(y));
-                let high = _mm256_add_epi64(_mm256_mul_epu32(x, y1), _mm256_mul_epu32(x1, y));
-                _mm256_add_epi64(_mm256_mul_epu32(x, y), _mm256_slli_epi64::<32>(high))
-            }
-
             /// `max(x − y, 0)` in every 16 bits.
             #[inline]
             #[target_feature(enable = $features)]
@@ -200,20 +184,6 @@ macro_rules! two_lanes {
                 _mm256_xor_si256(x, _mm256_and_si256(y, mask))
             }
 
-            /// `x + y` where the mask is set, `x` elsewhere.
-            #[inline]
-            #[target_feature(enable = $features)]
-            pub(crate) fn add_where(mask: Mask, x: Blocks, y: Blocks) -> Blocks {
-                _mm256_add_epi64(x, _mm256_and_si256(y, mask))
-            }
-
-            /// `−x` where the mask is set, `x` elsewhere.
-            #[inline]
-            #[target_feature(enable = $features)]
-            pub(crate) fn negated_where(mask: Mask, x: Blocks) -> Blocks {
-                _mm256_sub_epi64(_mm256_xor_si256(x, mask), mask)
-            }
-
             /// The seed bits of every lane.
             #[inline]
             #[target_feature(enable = $features)]
@@ -266,18 +236,18 @@ macro_rules! two_lanes {
                 _mm256_set_m128i(b, a)
             }
 
-            /// Pairs of words from memory.
+            /// Blocks that lie side by side.
             #[inline]
             #[target_feature(enable = $features)]
-            pub(crate) fn gather_words(pairs: [&[u64; 2]; LANES]) -> Blocks {
-                let [a, b] = pairs.map(load_words);
-                _mm256_set_m128i(b, a)
+            pub(crate) fn load_all(from: &[u128; LANES]) -> Blocks {
+                // SAFETY: the reference covers 32 readable bytes and the load needs no alignment.
+                unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
             }
 
-            /// Writes a register as pairs of words.
+            /// Writes a register to blocks side by side.
             #[inline]
             #[target_feature(enable = $features)]
-            pub(crate) fn scatter_words(x: Blocks, to: &mut [[u64; 2]; LANES]) {
+            pub(crate) fn store_side_by_side(to: &mut [u128; LANES], x: Blocks) {
                 // SAFETY: the reference covers 32 writable bytes and the store needs no alignment.
                 unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), x) }
             }

@@ -56,14 +56,39 @@ impl Lowering {
         Val { node: self.b.push(Op::Gather { src, view }, len), ring: 64, f: Precision::INPUT }
     }
 
-    /// The largest of each row of `columns`, up to 1/4 (3/8 on three servers, whose truncation is coarser): a tree of groups of four.
+    /// A number near the largest of each row of `columns`: within 2, or on modes `lean` and `three-server` within 1/4 (3/8 on three servers, whose truncation is coarser).
     ///
-    /// The softmax only needs a number near the maximum: it cancels, and the exponent's argument may be up to 0.4.
+    /// The softmax only needs a number near the maximum: it cancels, and the exponent's argument may be as much above 0.
     ///
-    /// In a group, the three differences `x_i - x_3` are opened; the others are differences of those. They give the six comparisons, and with them `max = x_3 + Σ_{i<3} e_i·(x_i - x_3)`,
-    /// where `e_i` is the product of the three comparisons that `x_i` wins. Two rounds a level. A row of an odd power of two begins with pairs: as many
-    /// levels, and a quarter of the comparisons less than ending with a pair.
+    /// A tree of groups of four, of which the last may have up to eight. In a group, the differences to the last, `x_i - x_l`, are opened; the others are differences of those. They
+    /// give all comparisons, and with them `max = x_l + Σ_{i<l} e_i·(x_i - x_l)`, where `e_i` is the product of the comparisons that `x_i` wins. Two rounds a level.
     pub(crate) fn row_maximum(&mut self, s: Val, columns: usize) -> Val {
+        /// Of the last level: its products of bits are as many as its subsets.
+        const MOST: usize = 8;
+        if !self.coarse() {
+            return self.fine_maximum(s, columns);
+        }
+        let (unit, ring) = Precision::COARSE_MAXIMUM;
+        let mut level = Val { ring, ..self.rescale_to_unit(s, unit as i32) };
+        let mut width = columns;
+        while width > MOST {
+            (level, width) = self.maximum_level(level, width);
+        }
+        let rows = self.len(level) / width;
+        let last: Vec<Val> = (0..width).map(|at| self.columns(level, rows, width, at, 1, 1)).collect();
+        let most = self.maximum_of(&last);
+        let node = self.b.push(Op::Scale(most.node, 1 << unit), rows);
+        Val { node, ring: ring + unit, f: 0 }
+    }
+
+    /// Whether maxima are within 2 alone.
+    pub(crate) fn coarse(&self) -> bool {
+        !self.lean && !self.by_difference
+    }
+
+    /// The same from finer comparisons, which cost these modes little. A row of an odd power of two begins with pairs: as many levels as groups of four have, and a quarter of the
+    /// comparisons less than ending with a pair.
+    fn fine_maximum(&mut self, s: Val, columns: usize) -> Val {
         let (f, ring) = Precision::MAXIMUM;
         let mut level = self.rescale(s, f);
         level.ring = ring;
@@ -74,7 +99,7 @@ impl Lowering {
             } else if width.is_power_of_two() && width.ilog2() % 2 == 1 {
                 let rows = self.len(level) / width;
                 let [a, b] = [0, 1].map(|at| self.columns(level, rows, width, at, width / 2, 2));
-                (self.maximum_of_two(a, b), width / 2)
+                (self.maximum_of(&[a, b]), width / 2)
             } else {
                 self.maximum_level(level, width)
             };
@@ -93,7 +118,7 @@ impl Lowering {
         (self.side_by_side(&parts, rows), width - half)
     }
 
-    /// One level of the tree: columns in groups of four (the last of each row may be smaller, and a pair or a single is handled as such).
+    /// One level of the tree: columns in groups of four, of which the last of each row may be smaller.
     fn maximum_level(&mut self, x: Val, width: usize) -> (Val, usize) {
         let rows = self.len(x) / width;
         let groups = width / 4;
@@ -101,20 +126,11 @@ impl Lowering {
         let mut parts: Vec<(Val, usize)> = Vec::new();
         if groups > 0 {
             let columns = [0, 1, 2, 3].map(|c| self.columns(x, rows, width, c, groups, 4));
-            parts.push((self.maximum_of_four(&columns), groups));
+            parts.push((self.maximum_of(&columns), groups));
         }
-        match rest {
-            0 => {}
-            1 => parts.push((self.columns(x, rows, width, width - 1, 1, 1), 1)),
-            2 | 3 => {
-                let at = 4 * groups;
-                let [a, b] = [0, 1].map(|c| self.columns(x, rows, width, at + c, 1, 1));
-                parts.push((self.maximum_of_two(a, b), 1));
-                if rest == 3 {
-                    parts.push((self.columns(x, rows, width, at + 2, 1, 1), 1));
-                }
-            }
-            _ => unreachable!("a remainder of four"),
+        if rest > 0 {
+            let columns: Vec<Val> = (0..rest).map(|c| self.columns(x, rows, width, 4 * groups + c, 1, 1)).collect();
+            parts.push((self.maximum_of(&columns), 1));
         }
         let left = parts.iter().map(|p| p.1).sum();
         (self.side_by_side(&parts, rows), left)
@@ -147,39 +163,37 @@ impl Lowering {
         Val { node: self.b.push(Op::Gather { src: joined, view }, rows * total), ..*first }
     }
 
-    fn maximum_of_two(&mut self, a: Val, b: Val) -> Val {
-        let difference = self.difference(a, b);
-        let len = self.len(difference);
-        let open = self.open(difference, a.ring, false, true);
-        let wins = self.intervals(open, a.f, 0, &[(Some(0.0), None)]);
-        let wins = self.open_bits_in(wins, a.ring);
-        let forms = [wins, open].map(|open| Form { open, view: View::ALL, negated: false });
-        let taken = self.narrow_product(forms.to_vec(), len, a);
-        self.sum(b, taken)
-    }
-
-    fn maximum_of_four(&mut self, x: &[Val; 4]) -> Val {
-        // Pairs with the last are opened, the others are differences of those.
-        const INNER: [(u32, u32); 3] = [(0, 1), (0, 2), (1, 2)];
-        let len = self.len(x[0]);
-        let to_last: Vec<NodeId> = x[..3].iter().map(|v| self.difference(*v, x[3]).node).collect();
-        let to_last = Val { node: self.b.push(Op::Concat(to_last), 3 * len), ..x[0] };
-        let outer = self.open(to_last, x[0].ring, false, true);
-        let inner = self.b.push(Op::Differences { src: outer, count: len, pairs: INNER.to_vec() }, 3 * len);
+    /// The largest of each element of up to eight values.
+    fn maximum_of(&mut self, x: &[Val]) -> Val {
+        let [others @ .., last] = x else { unreachable!("a group has at least one value") };
+        if others.is_empty() {
+            return *last;
+        }
+        let (len, count) = (self.len(*last), others.len() as u32);
+        let to_last: Vec<NodeId> = others.iter().map(|v| self.difference(*v, *last).node).collect();
+        let to_last = Val { node: self.b.push(Op::Concat(to_last), others.len() * len), ..*last };
+        let outer = self.open(to_last, last.ring, false, true);
         // Bits x_i ≥ x_j for i < j.
-        let [outer_wins, inner_wins] = [outer, inner].map(|open| {
-            let bits = self.intervals(open, x[0].f, 0, &[(Some(0.0), None)]);
-            self.open_bits_in(bits, x[0].ring)
+        let wins = |this: &mut Self, open: NodeId| {
+            let bits = this.intervals(open, last.f, 0, &[(Some(0.0), None)]);
+            this.open_bits_in(bits, last.ring)
+        };
+        let outer_wins = wins(self, outer);
+        let pairs: Vec<(u32, u32)> = (0..count).flat_map(|i| (i + 1..count).map(move |j| (i, j))).collect();
+        let inner_wins = (!pairs.is_empty()).then(|| {
+            let inner = self.b.push(Op::Differences { src: outer, count: len, pairs: pairs.clone() }, pairs.len() * len);
+            wins(self, inner)
         });
-        let mut best = x[3];
-        for i in 0..3 {
-            let against = INNER.iter().enumerate().filter_map(|(at, (a, b))| {
+        let mut best = *last;
+        for i in 0..count {
+            let against = inner_wins.iter().flat_map(|open| pairs.iter().zip(0..).map(move |(pair, at)| (*open, pair, at)));
+            let against = against.filter_map(|(open, (a, b), at)| {
                 let negated = *b == i;
-                (*a == i || negated).then(|| Form { open: inner_wins, view: View::at(at * len), negated })
+                (*a == i || negated).then(|| Form { open, view: View::at(at * len), negated })
             });
             let mut forms: Vec<Form> = against.collect();
             forms.extend([outer_wins, outer].map(|open| Form { open, view: View::at(i as usize * len), negated: false }));
-            let taken = self.narrow_product(forms, len, x[0]);
+            let taken = self.narrow_product(forms, len, *last);
             best = self.sum(best, taken);
         }
         best

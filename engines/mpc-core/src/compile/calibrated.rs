@@ -131,7 +131,7 @@ impl Ceilings {
         };
         let tries = [6, 8, 10, 12, 14, 16, 20, 24, 32, FREQUENCIES];
         let (ring, mask, Fit { cos, sin, .. }) = tries.iter().find_map(|n| (3..8).find_map(|ring| fit(ring, *n)))?;
-        Some((ring, mask, Fourier { period_bits: ring - 1 + Precision::EXP_ARGUMENT.0, cos, sin }))
+        Some((ring, mask, Fourier { period_bits: ring - 1 + Precision::EXP_ARGUMENT.0, multiplier: 1, cos, sin }))
     }
 
     /// Scores less their ceiling, and those of padding, moved by `centre` to the middle of the ring, the ceiling on a cell's edge.
@@ -164,7 +164,7 @@ impl Lowering {
         let open = self.open_in_window(x, &window);
         let fine = self.attention.numerators - Attention::NUMERATORS;
         let bits = self.attention.operands.1 + 2 * super::SERIES + fine - self.attention.numerators;
-        Ok(self.series_of(open, ceilings.fit, super::SERIES + fine, bits))
+        Ok(self.series(open, ceilings.fit, super::SERIES + fine, bits))
     }
 
     fn ceilings(&self) -> Result<Ceilings, CompileError> {
@@ -193,7 +193,7 @@ impl Lowering {
         let x = self.fit(x, f, size + f);
         let x = self.shift(x, -centre);
         let open = self.open_in_window(x, &window);
-        let fit = self.b.fit(Fourier { period_bits: size - 1 + f, cos: fit.cos, sin: fit.sin });
+        let fit = self.b.fit(Fourier { period_bits: size - 1 + f, multiplier: 1, cos: fit.cos, sin: fit.sin });
         let len = self.len(x);
         let op = Op::Series { src: open, fit, coefficient_bits: TRIG, trig_bits: TRIG, bits: 64 };
         let series = Val { node: self.b.push(op, len), ring: 64, f: 2 * TRIG };

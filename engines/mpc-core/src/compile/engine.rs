@@ -194,7 +194,7 @@ impl Engine for Lowering {
         if let Some(sum) = self.ceilings.as_ref().map(|c| c.sum) {
             self.require_between(*val, sum);
         }
-        let val = self.smooth(*val, |s| 1.0 / s, self.attention.sum, self.attention.inverse.0 + 3);
+        let val = self.smooth(*val, |s| 1.0 / s, self.attention.sum, self.attention.inverse);
         Ok(Heads::Value { val, heads: *heads, rows: *rows, columns: *columns })
     }
 

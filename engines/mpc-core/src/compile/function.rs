@@ -12,6 +12,27 @@ use crate::program::{Fourier, NodeId, Op, View};
 /// The largest soft cap: its series' coefficients and the dealer's cosines have bits enough.
 const MOST_CAP: f64 = 1024.0;
 
+/// Where an exponential is computed.
+struct Exponential {
+    /// What is taken off its argument, so that edges are multiples of what they are compared in.
+    centre: f64,
+    /// Of the argument less the centre: where it may begin to be 0, and its largest.
+    edge: f64,
+    most: f64,
+    /// Fractional bits of the series' coefficients and of the dealer's cosines, and of the root; the ring that this is opened in.
+    coefficients: u32,
+    trig: u32,
+    root: (u32, u32),
+}
+
+/// `-12 ≤ x ≤ 0.4`.
+const NARROW: Exponential =
+    Exponential { centre: 0.0, edge: -12.0, most: 0.4, coefficients: SERIES, trig: SERIES, root: (15, 18) };
+
+/// `-14 ≤ x ≤ 2.05`: the maximum that is taken off is within [`Precision::COARSE_ERROR`].
+const WIDE: Exponential =
+    Exponential { centre: 2.0, edge: -16.0, most: 0.05, coefficients: SERIES + 2, trig: SERIES + 2, root: (15, 19) };
+
 /// `lo ≤ x < hi`.
 type Range = (Option<f64>, Option<f64>);
 
@@ -21,10 +42,11 @@ impl Lowering {
         match f {
             Func::ExpNonPositive if self.ceilings.is_some() => self.exponential_in_range(x),
             Func::ExpNonPositive if self.lean => Ok(self.lean_exponential(x)),
-            Func::ExpNonPositive => Ok(self.exponential(x)),
+            Func::ExpNonPositive if self.coarse() => Ok(self.exponential(x, &WIDE)),
+            Func::ExpNonPositive => Ok(self.exponential(x, &NARROW)),
             Func::ExpShifted { shift } => {
                 let shifted = self.shift(x, -shift);
-                Ok(self.exponential(shifted))
+                Ok(self.exponential(shifted, &NARROW))
             }
             Func::Square => Ok(self.square(x, 0.0, ring)),
             Func::QuadShift { c } => Ok(self.square(x, c, ring)),
@@ -116,13 +138,19 @@ impl Lowering {
     /// so taken for 5 is at least 4, what is so left out is below -4, and there GELU is `x` or 0 up to 1.3e-4. Error 2e-4.
     fn gelu(&mut self, x: Val, func: Func, ring: u32) -> Val {
         const EDGE: f64 = 5.0;
+        /// About the best period for seven frequencies, which are within 4e-5; a power of two needs nine.
+        const PERIOD: f64 = 13.5;
         let f = Precision::ARGUMENT.0;
+        // A whole number of periods is 256, or the argument's ring.
+        let period_bits = ring.min(f + 8);
+        let turn = f64::from(period_bits - f).exp2();
+        let multiplier = (turn / PERIOD).round();
         let open = self.argument(x, ring);
         let len = self.b.len(open);
-        let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, EDGE), 16.0, 9, Parity::Even);
+        let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, EDGE), turn / multiplier, 7, Parity::Even);
         debug_assert!(even.max_error < 1e-3, "the series fits the function");
-        let fit = Fourier { period_bits: 4 + f, cos: even.cos, sin: even.sin };
-        let series = self.series(open, fit, 40);
+        let fit = Fourier { period_bits, multiplier: multiplier as u64, cos: even.cos, sin: even.sin };
+        let series = self.series(open, fit, SERIES, 40);
         let half = self.lift(open, f + 1);
         let series = self.rescale(series, Precision::BODY);
         let half = self.rescale(half, Precision::BODY);
@@ -212,11 +240,11 @@ impl Lowering {
         let goal = 2e-4f64.max(1e-5 * cap);
         let fit = |n| fourier(|x| cap * (x / cap).tanh(), (0.0, edge), f64::from(period).exp2(), n, Parity::Odd);
         let odd = [14, 18, 22, 28].map(fit).into_iter().find(|f| f.max_error <= goal).unwrap_or_else(|| fit(36));
-        let fit = Fourier { period_bits: (period + f as i32) as u32, cos: odd.cos, sin: odd.sin };
+        let fit = Fourier { period_bits: (period + f as i32) as u32, multiplier: 1, cos: odd.cos, sin: odd.sin };
         // The dealer's cosines get the bits that the coefficients' size takes.
         let more = size.max(0) as u32;
         let body = Precision::BODY + 3 + more;
-        let series = self.series_of(open, fit, SERIES + more, 2 * SERIES + more - Precision::BODY + body);
+        let series = self.series(open, fit, SERIES + more, 2 * SERIES + more - Precision::BODY + body);
         let series = self.rescale(series, Precision::BODY);
         let inner = self.open(series, body, true, false);
         let ranges = [(Some(-edge), Some(edge)), (Some(edge), None), (None, Some(-edge))];
@@ -230,21 +258,22 @@ impl Lowering {
         Ok(self.sum(sum, below))
     }
 
-    /// `exp x` for `-12 ≤ x ≤ 0.4`, 0 below -16, either between: the square of a Fourier series of `exp(x/2)`, whose error shrinks with the value.
-    fn exponential(&mut self, x: Val) -> Val {
-        const EDGE: f64 = -12.0;
+    /// `exp x` from an edge to the largest argument, 0 below a unit under the edge, either between: the square of a Fourier series of `exp(x/2)`, whose error
+    /// shrinks with the value.
+    fn exponential(&mut self, x: Val, range: &Exponential) -> Val {
         const UNIT: f64 = 4.0;
+        let Exponential { centre, edge, most, coefficients, trig, root: (fine, root_ring) } = *range;
         let (f, ring) = Precision::EXP_ARGUMENT;
         let x = self.fit(x, f, ring);
+        let x = if centre == 0.0 { x } else { self.shift(x, -centre) };
         let open = self.open(x, ring, false, true);
         let len = self.b.len(open);
-        let half = fourier(|x| (0.5 * x).exp(), (EDGE - UNIT - 0.3, 0.4), 32.0, 10, Parity::Neither);
-        let fit = Fourier { period_bits: 5 + f, cos: half.cos, sin: half.sin };
-        let series = self.series(open, fit, 40);
-        let fine = Precision::BODY + 1;
+        let half = fourier(|y| (0.5 * (y + centre)).exp(), (edge - UNIT - 0.3, most), 32.0, 10, Parity::Neither);
+        let fit = Fourier { period_bits: 5 + f, multiplier: 1, cos: half.cos, sin: half.sin };
+        let series = self.series_of(open, fit, (coefficients, trig), 48);
         let series = self.rescale(series, fine);
-        let root = self.open(series, fine + 3, true, false);
-        let bits = self.intervals(open, f, f + 2, &[(Some(EDGE), None)]);
+        let root = self.open(series, root_ring, true, false);
+        let bits = self.intervals(open, f, f + 2, &[(Some(edge), None)]);
         let bits = self.open_bits(bits);
         self.product(&[(bits, View::ALL), (root, View::ALL), (root, View::ALL)], len, 2 * fine)
     }

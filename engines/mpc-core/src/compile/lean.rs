@@ -184,7 +184,7 @@ impl Lowering {
         let bits = self.at_least_two(reshared, (ring, f - 2, 5), [-16, 16]);
         let even = fourier(|x| func.eval(x) - 0.5 * x, (0.0, 4.25), period, 5, Parity::Even);
         debug_assert!(even.max_error < 1e-3, "the series fits the function");
-        let fit = self.b.fit(Fourier { period_bits: TURN.1, cos: even.cos, sin: even.sin });
+        let fit = self.b.fit(Fourier { period_bits: TURN.1, multiplier: 1, cos: even.cos, sin: even.sin });
         let basis = Basis::Series { fit, multiplier: TURN.0, bits: TRIG };
         let wide = 2 * TRIG - BODY + ring;
         let node = self.b.push(Op::Translate { src: reshared, basis, bits: wide }, len);

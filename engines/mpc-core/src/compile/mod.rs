@@ -6,10 +6,10 @@
 //!
 //! | value | fractional bits | ring | range |
 //! |---|---|---|---|
-//! | deviation from the mean, opened | 14 (private encoder 13) | 24 (23) | 256 |
-//! | inverse deviation, opened | 14 (private encoder 12) | 20 (18) | 16 |
-//! | normalised state `d·r` | 28 (private encoder 25) | 64 | |
-//! | the same and an attention's output, as public layers read them | 14 | 50 (48) | |
+//! | deviation from the mean, opened | 15 (calibrated 14, private encoder 13) | 25 (24, 23) | 256 |
+//! | inverse deviation, opened | 16 (calibrated 14, private encoder 12) | 22 (20, 18) | 16 |
+//! | normalised state `d·r` | 31 (calibrated 28, private encoder 25) | 64 | |
+//! | the same and an attention's output, as public layers read them | 14 | 47 (50), 44 | |
 //! | weight of a public layer | 13 to 18, as its consumer's ring allows; 18 where the result is widened | | 64 |
 //! | private weight of a low-rank update or head | 13 to 16, likewise | | |
 //! | low-rank layer of the deviation, before it meets the inverse deviation, opened | 10 | 22 | 1024 |
@@ -18,11 +18,11 @@
 //! | normalised state or other operand of a private encoder's layer, opened | 14 | up to 53 | |
 //! | a layer of the deviation, before it meets the inverse deviation, opened | 14 | 25 | 1024 |
 //! | q, k, opened | 14 (private encoder 13, calibrated 12) | 38 (36, 32) | scores below 512 (128) |
-//! | softmax numerators, opened | 14 (private encoder and calibrated 13) | 39 (by the sum's range) | |
+//! | softmax numerators, opened | 16 (lean, three servers 14, private encoder one less, calibrated 13) | 44, 39 (by the sum's range) | |
 //! | v, opened | 13 (calibrated 12) | the same | |
-//! | numerators times v, opened | 12 (9 to 20 by the sum's range) | 12 more | 1024 |
-//! | the sum's inverse, opened | 18 | 21 | 2 |
-//! | scores in the tree of the maximum | 2 | 12 | 512 |
+//! | numerators times v, opened | 15, 12 (9 to 20 by the sum's range) | 15, 12 more | 8192, 1024 |
+//! | the sum's inverse, opened | 21, 18 | 27, 21 | 16, 2 |
+//! | scores in the tree of the maximum | -1 (lean, three servers: 2) | 9 (12) | 512 |
 //! | argument of GELU, opened | 12 (11) | 20 (by its range) | 64 |
 //!
 //! A value that would not fit is widened by an opening of its own ([`Lowering::widen`]), at the price of a round.
@@ -144,16 +144,19 @@ impl Precision {
     /// Most fractional bits of a public layer's operand. Truncation before the product is as free as after it, and leaves the product's words a limb or two less. Where the rows of
     /// weights have norm 1, what it drops has two fifths of a result's last bit of 14, root mean square: a tenth of one of a GELU's argument.
     pub(crate) const PUBLIC_OPERAND: u32 = 14;
-    /// Most bits of a word that is packed and unpacked fast, which is worth a bit or two of a public weight.
-    pub(crate) const PACKED: u32 = 57;
+    /// A finer public weight is not worth that a product which it reads is dealt in more bits than these; CPUs without VBMI pack words of up to 57 several times faster than wider ones.
+    pub(crate) const PACKED: u32 = 59;
     /// Most fractional bits of a quotient that dense layers read as it is.
     pub(crate) const QUOTIENT: u32 = 30;
     /// With fewer, a layer of a normalised state is computed before the normalisation's product.
     pub(crate) const WEIGHT_ENOUGH: u32 = 16;
-    const DEVIATION: (u32, u32) = (14, 24);
+    const DEVIATION: (u32, u32) = (15, 25);
     /// A dense layer of the deviation, opened: below 1024.
     pub(crate) const BEFORE_NORM: (u32, u32) = (14, 25);
-    const INVERSE_DEVIATION: (u32, u32) = (14, 20);
+    const INVERSE_DEVIATION: (u32, u32) = (16, 22);
+    /// Of calibrated softmax: with more bits, queries to values would not fit the ring that scores are opened in.
+    const CALIBRATED_DEVIATION: (u32, u32) = (14, 24);
+    const CALIBRATED_INVERSE_DEVIATION: (u32, u32) = (14, 20);
     /// Of a private encoder: its layers read the normalised state, whose fractional bits are those of both. With more, what they feed would have to be
     /// extended.
     const PRIVATE_DEVIATION: (u32, u32) = (13, 23);
@@ -178,6 +181,10 @@ impl Precision {
     pub(crate) const ARGUMENT: (u32, u32) = (12, 20);
     pub(crate) const EXP_ARGUMENT: (u32, u32) = (12, 22);
     pub(crate) const MAXIMUM: (u32, u32) = (2, 12);
+    /// Of maxima in modes that pay for every bit of a comparison: the unit, as a power of two, and the ring of scores in such units.
+    pub(crate) const COARSE_MAXIMUM: (u32, u32) = (1, 9);
+    /// How far such a maximum may be from the true one: truncation is within a unit.
+    pub(crate) const COARSE_ERROR: f64 = 2.0;
     pub(crate) const BODY: u32 = 14;
 }
 
@@ -236,9 +243,12 @@ impl Attention {
         }
     }
 
-    fn for_softmax(softmax: Softmax, policy: WeightPolicy, tokens: usize) -> Result<Self, CompileError> {
+    fn for_softmax(softmax: Softmax, policy: WeightPolicy, tokens: usize, coarse: bool) -> Result<Self, CompileError> {
         const LEAST: f64 = 1.0 / 1024.0;
         let (least, most) = match softmax {
+            Softmax::Exact | Softmax::Scaled { .. } if coarse => {
+                ((-Precision::COARSE_ERROR).exp(), Precision::COARSE_ERROR.exp())
+            }
             // Sums of a public shift may be smaller still, but are not exact to the logits' tolerance there.
             Softmax::Shifted { .. } => (2.0 * LEAST, 1.0),
             softmax => softmax.sum_bounds(),
@@ -252,7 +262,14 @@ impl Attention {
         let scores = if policy == WeightPolicy::AllPrivate { Self::PRIVATE_SCORES } else { Self::SCORES };
         let by_length = matches!(softmax, Softmax::ReluOverLength | Softmax::ScoresOverLength);
         let (least, most) = if by_length { (1.0, 64.0) } else { (least, most) };
-        Ok(Self::of((least, most * tokens as f64 * 1.02), most, Self::WEIGHTED, scores, key_mask))
+        let widths = Self::of((least, most * tokens as f64 * 1.02), most, Self::WEIGHTED, scores, key_mask);
+        Ok(if coarse && matches!(softmax, Softmax::Exact | Softmax::Scaled { .. }) { widths.finer() } else { widths })
+    }
+
+    /// With more bits for rows whose maximum was taken off with the largest error: a bit of the numerators, two of their product with values.
+    fn finer(self) -> Self {
+        let ((values, ring), (context, context_ring)) = (self.operands, self.context);
+        Self { numerators: self.numerators + 1, operands: (values, ring + 1), context: (context + 2, context_ring + 2), ..self }
     }
 }
 
@@ -315,7 +332,8 @@ pub fn compile(spec: &ModelSpec, options: &Options) -> Result<Program, CompileEr
             return Err(CompileError::Unsupported { what: "head: none, so there are no logits, which".into(), fix });
         }
     };
-    let attention = Attention::for_softmax(spec.softmax, options.policy, options.tokens)?;
+    let coarse = !matches!(options.mode, Mode::Lean | Mode::ThreeServer);
+    let attention = Attention::for_softmax(spec.softmax, options.policy, options.tokens, coarse)?;
     let mut lowering = Lowering {
         b: Builder::new(),
         policy: options.policy,
@@ -419,12 +437,20 @@ impl Lowering {
 
     /// Fractional bits and ring of an opened deviation from the mean.
     pub(crate) fn deviation(&self) -> (u32, u32) {
-        if self.policy == WeightPolicy::AllPrivate { Precision::PRIVATE_DEVIATION } else { Precision::DEVIATION }
+        match (self.policy, &self.calibration) {
+            (WeightPolicy::AllPrivate, _) => Precision::PRIVATE_DEVIATION,
+            (_, Some(_)) => Precision::CALIBRATED_DEVIATION,
+            _ => Precision::DEVIATION,
+        }
     }
 
     /// Fractional bits and ring of an opened inverse deviation.
     pub(crate) fn inverse_deviation(&self) -> (u32, u32) {
-        if self.policy == WeightPolicy::AllPrivate { Precision::PRIVATE_INVERSE_DEVIATION } else { Precision::INVERSE_DEVIATION }
+        match (self.policy, &self.calibration) {
+            (WeightPolicy::AllPrivate, _) => Precision::PRIVATE_INVERSE_DEVIATION,
+            (_, Some(_)) => Precision::CALIBRATED_INVERSE_DEVIATION,
+            _ => Precision::INVERSE_DEVIATION,
+        }
     }
 
     pub(crate) fn len(&self, v: Val) -> usize {
@@ -534,17 +560,17 @@ impl Lowering {
         self.b.push(Op::Intervals { src: open, drop, intervals }, len)
     }
 
-    /// A Fourier series of an opened value, as a share in Z_2^bits with `2·SERIES` fractional bits.
-    pub(crate) fn series(&mut self, open: NodeId, fit: Fourier, bits: u32) -> Val {
-        self.series_of(open, fit, SERIES, bits)
+    /// A Fourier series of an opened value, as a share in Z_2^bits, with so many fractional bits of the dealer's cosines.
+    pub(crate) fn series(&mut self, open: NodeId, fit: Fourier, trig_bits: u32, bits: u32) -> Val {
+        self.series_of(open, fit, (SERIES, trig_bits), bits)
     }
 
-    /// The same with `trig_bits` of the dealer's cosines.
-    pub(crate) fn series_of(&mut self, open: NodeId, fit: Fourier, trig_bits: u32, bits: u32) -> Val {
+    /// The same with so many fractional bits of coefficients and cosines.
+    pub(crate) fn series_of(&mut self, open: NodeId, fit: Fourier, (coefficient_bits, trig_bits): (u32, u32), bits: u32) -> Val {
         let len = self.b.len(open);
         let fit = self.b.fit(fit);
-        let op = Op::Series { src: open, fit, coefficient_bits: SERIES, trig_bits, bits };
-        Val { node: self.b.push(op, len), ring: bits, f: SERIES + trig_bits }
+        let op = Op::Series { src: open, fit, coefficient_bits, trig_bits, bits };
+        Val { node: self.b.push(op, len), ring: bits, f: coefficient_bits + trig_bits }
     }
 }
 

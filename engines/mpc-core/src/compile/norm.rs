@@ -1,4 +1,4 @@
-//! Layer normalisation in five rounds: open the deviation, three for the inverse deviation, one for their product.
+//! Layer normalisation in three rounds: the deviation, its energy, and the inverse deviation, for the product of the first and the last.
 
 use sprint_model::LayerNorm;
 
@@ -28,8 +28,7 @@ impl Lowering {
         let top = (width_f.log2().ceil() as i32) + 10;
         let inverse = |v: f64| 1.0 / (v / width_f + eps).sqrt();
         let (inverse_f, inverse_ring) = self.inverse_deviation();
-        let r = self.smooth(energy, inverse, (top - 16, top), inverse_f + 3);
-        let r = self.fit(r, inverse_f, inverse_ring);
+        let r = self.smooth(energy, inverse, (top - 18, top), (inverse_f, inverse_ring));
         let r = if self.lean {
             self.open_extended(Val { ring: inverse_ring, ..r }, 64)
         } else {

@@ -10,6 +10,7 @@ use crate::program::Fourier;
 
 /// A circle as two short tables: `e^{i(a+b)} = e^{ia}·e^{ib}` with `a` the high and `b` the low half of the position.
 pub(crate) struct Circle {
+    multiplier: u64,
     mask: u64,
     low_bits: u32,
     coarse: Vec<(f64, f64)>,
@@ -17,11 +18,17 @@ pub(crate) struct Circle {
 }
 
 impl Circle {
+    /// The circle on which a series turns.
+    pub(crate) fn of(fit: &Fourier) -> Self {
+        Self { multiplier: fit.multiplier, ..Self::new(fit.period_bits) }
+    }
+
     pub(crate) fn new(bits: u32) -> Self {
         let low_bits = bits / 2;
         let unit = std::f64::consts::TAU / f64::from(bits).exp2();
         let point = |i: u64| (libm::cos(i as f64 * unit), libm::sin(i as f64 * unit));
         Self {
+            multiplier: 1,
             mask: low(bits),
             low_bits,
             coarse: (0..1u64 << (bits - low_bits)).map(|i| point(i << low_bits)).collect(),
@@ -29,9 +36,9 @@ impl Circle {
         }
     }
 
-    /// Cosine and sine at a position, taken mod `2^bits`.
+    /// Cosine and sine at a position times the multiplier, taken mod `2^bits`.
     pub(super) fn at(&self, position: u64) -> (f64, f64) {
-        let position = position & self.mask;
+        let position = position.wrapping_mul(self.multiplier) & self.mask;
         rotate(self.coarse[(position >> self.low_bits) as usize], self.fine[(position & low(self.low_bits)) as usize])
     }
 }
@@ -108,14 +115,15 @@ mod tests {
 
     #[test]
     fn harmonics_are_the_cosines_of_multiples() {
-        let circle = Circle::new(17);
+        let fit = Fourier { period_bits: 17, multiplier: 3, cos: vec![], sin: vec![] };
+        let circle = Circle::of(&fit);
         let positions: Vec<u64> = (0..1000).map(|i| i * 7919).collect();
         let mut harmonics = Harmonics::default();
         harmonics.restart(&circle, &positions);
         for j in 1..=14u64 {
             let Pairs { cos, sin } = harmonics.now();
             for (p, now) in positions.iter().zip(cos.iter().copied().zip(sin.iter().copied())) {
-                let angle = std::f64::consts::TAU * ((p * j) % (1 << 17)) as f64 / f64::from(1 << 17);
+                let angle = std::f64::consts::TAU * ((3 * p * j) % (1 << 17)) as f64 / f64::from(1 << 17);
                 assert!((now.0 - angle.cos()).abs() < 1e-13 && (now.1 - angle.sin()).abs() < 1e-13);
             }
             harmonics.advance();

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sprint_kernel::{dpf, gemm, gemm_nt, lut, pack, words as kernel};
+use sprint_kernel::{dpf, gemm, gemm_nt, pack, piecewise, words as kernel};
 use zeroize::Zeroize;
 
 use super::circle::{Circle, Harmonics};
@@ -134,11 +134,11 @@ impl Dealer {
                     dpf::generate(domain, &alphas[from..from + len], &roots[0], &roots[1], out);
                 });
             }
-            Op::LookUp { src, .. } => {
-                let bits = program.open_bits(*src);
+            Op::Piecewise { src, pieces } => {
+                let cells = program.pieces[*pieces as usize].cells();
                 let alphas = Wiped::from(self.known(*src).to_vec());
-                self.deal_keys(id, elements(&program, node), |from, len, roots, out| {
-                    lut::generate(bits, &alphas[from..from + len], &roots[0], &roots[1], out);
+                self.deal_keys(id, node.len, |from, len, roots, out| {
+                    piecewise::generate(cells, &alphas[from..from + len], &roots[0], &roots[1], out);
                 });
             }
             Op::Series { .. } => self.deal_series(id, node),
@@ -290,7 +290,7 @@ impl Dealer {
         let program = Arc::clone(&self.program);
         let Op::Series { src, fit, trig_bits, bits, .. } = node.op else { return };
         let fit = &program.fits[fit as usize];
-        let circle = Circle::new(fit.period_bits);
+        let circle = Circle::of(fit);
         let scale = f64::from(trig_bits).exp2();
         let mut harmonics = Harmonics::default();
         for (from, len) in blocks(node.len) {

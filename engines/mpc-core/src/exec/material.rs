@@ -1,6 +1,6 @@
 //! How many bytes of one-time material each node takes, and in which blocks.
 
-use sprint_kernel::{dpf, lut, packed_len};
+use sprint_kernel::{dpf, packed_len};
 
 use super::monomial::Expansion;
 use super::private::dealt_bytes;
@@ -31,7 +31,7 @@ pub(crate) fn block_bytes(program: &Program, node: &Node, len: usize) -> [usize;
             [0, fit.secrets() * packed_len(*bits, len)]
         }
         Op::Polynomial { coefficients, .. } => [0, coefficients.len().saturating_sub(2) * 8 * len],
-        Op::LookUp { src, .. } => [len * lut::key_len(program.open_bits(*src)); 2],
+        Op::Piecewise { pieces, .. } => [len * program.pieces[*pieces as usize].cells().key_len(); 2],
         Op::MatMul { bits, .. } => [0, packed_len(*bits, len)],
         op => [0, dealt_bytes(op, len)],
     }
@@ -56,7 +56,7 @@ pub(super) fn product_bytes(expansion: &Expansion, bits: u32, len: usize) -> [us
 /// Elements over which a node's material is laid out.
 pub(crate) fn elements(program: &Program, node: &Node) -> usize {
     match &node.op {
-        Op::Intervals { src, .. } | Op::LookUp { src, .. } => program.node(*src).len,
+        Op::Intervals { src, .. } => program.node(*src).len,
         _ => node.len,
     }
 }

@@ -1,14 +1,14 @@
 //! The program's ideal functionality on ring integers, in the clear: what the two parties compute, up to the last-place noise of
 //! probabilistic truncation and of bounds met to within one unit.
 
-use sprint_kernel::{gemm, gemm_nt};
+use sprint_kernel::{gemm, gemm_nt, piecewise};
 
 use super::circle::{Circle, constant_term};
 use super::local::{self, Who, sign_extend};
 use super::private;
 use super::randomness::low;
 use crate::MachineError;
-use crate::program::{Choice, Form, Input, Interval, Node, NodeId, Op, Program, Step};
+use crate::program::{Choice, Form, Input, Interval, Node, NodeId, Op, Pieces, Program, Step};
 use crate::weights::{PrivateWeights, PublicWeights};
 
 /// The program's ranges do not hold for this input.
@@ -133,7 +133,7 @@ impl Clear<'_> {
             }
             Op::Series { src, fit, coefficient_bits, trig_bits, .. } => {
                 let fit = &self.program.fits[*fit as usize];
-                let circle = Circle::new(fit.period_bits);
+                let circle = Circle::of(fit);
                 let scale = f64::from(coefficient_bits + trig_bits).exp2();
                 let constant = constant_term(fit, coefficient_bits + trig_bits);
                 let series = |x: &u64| {
@@ -149,11 +149,7 @@ impl Clear<'_> {
                 let horner = |x: &u64| coefficients.iter().rev().fold(0u64, |s, c| s.wrapping_mul(*x).wrapping_add(*c as u64));
                 self.words(*src).iter().map(horner).collect()
             }
-            Op::LookUp { src, tables } => {
-                let mask = low(self.program.open_bits(*src));
-                let tables = tables.iter().map(|t| &self.program.tables[*t as usize]);
-                tables.flat_map(|t| self.words(*src).iter().map(|x| t[(x & mask) as usize])).collect()
-            }
+            Op::Piecewise { src, pieces } => self.piecewise(node, *src, &self.program.pieces[*pieces as usize])?,
             op => {
                 let mut out = Vec::with_capacity(node.len);
                 if let Some((src, other)) = local::overwritten(op) {
@@ -179,6 +175,20 @@ impl Clear<'_> {
             }
         }
         Ok(words.iter().map(|w| sign_extend(*w, bits) as u64).collect())
+    }
+
+    /// Each value's polynomial; the value is not in the domain's last cell, where a negative one would be.
+    fn piecewise(&self, node: &Node, src: NodeId, pieces: &Pieces) -> Result<Vec<u64>, SimulateError> {
+        let (cells, bits) = (pieces.cells(), pieces.bits);
+        let last = low(bits) << (bits - pieces.first) & low(bits);
+        let value = |x: &u64| {
+            if pieces.first < bits && x & low(bits) >= last {
+                let part = self.program.labels[node.label as usize].clone();
+                return Err(SimulateError::Overflow { part, value: sign_extend(*x, bits), bits });
+            }
+            Ok(piecewise::clear(cells, *x, &pieces.table))
+        };
+        self.words(src).iter().map(value).collect()
     }
 
     /// The value in `[-bias, 2^{from-1} - bias)`, or an error.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sprint_model::Calibration;
 
-use super::{Form, Fourier, Input, Node, NodeId, Op, Program, Recipe, Vector};
+use super::{Form, Fourier, Input, Node, NodeId, Op, Pieces, Program, Recipe, Vector};
 
 /// Collects a program. Equal operations on equal operands become one node, so a value that several gates need opened is opened once.
 pub(crate) struct Builder {
@@ -16,7 +16,7 @@ pub(crate) struct Builder {
     pub(crate) private: Vec<Recipe>,
     vectors: Vec<Vector>,
     fits: Vec<Fourier>,
-    tables: Vec<Vec<u64>>,
+    pieces: Vec<Pieces>,
     inputs: Vec<Input>,
 }
 
@@ -46,7 +46,7 @@ impl Builder {
             private: Vec::new(),
             vectors: Vec::new(),
             fits: Vec::new(),
-            tables: Vec::new(),
+            pieces: Vec::new(),
             inputs: Vec::new(),
         }
     }
@@ -93,8 +93,8 @@ impl Builder {
         intern(&mut self.fits, fit)
     }
 
-    pub(crate) fn table(&mut self, table: Vec<u64>) -> u32 {
-        intern(&mut self.tables, table)
+    pub(crate) fn pieces(&mut self, pieces: Pieces) -> u32 {
+        intern(&mut self.pieces, pieces)
     }
 
     pub(crate) fn public_recipe(&mut self, recipe: Recipe) -> u32 {
@@ -107,7 +107,7 @@ impl Builder {
 
     pub(crate) fn finish(self, finish: Finish) -> Program {
         let program = Program {
-            version: 2,
+            version: 3,
             batch: finish.batch,
             tokens: finish.tokens,
             hidden: finish.hidden,
@@ -125,7 +125,7 @@ impl Builder {
             private: self.private,
             vectors: self.vectors,
             fits: self.fits,
-            tables: self.tables,
+            pieces: self.pieces,
             inputs: self.inputs,
             read: Vec::new(),
             steps: Vec::new(),
@@ -171,7 +171,7 @@ pub(crate) fn operands(op: &Op) -> Vec<NodeId> {
         | Op::Intervals { src, .. }
         | Op::Series { src, .. }
         | Op::Polynomial { src, .. }
-        | Op::LookUp { src, .. }
+        | Op::Piecewise { src, .. }
         | Op::Reshare { src, .. }
         | Op::Digits { src, .. }
         | Op::Boolean { src, .. }

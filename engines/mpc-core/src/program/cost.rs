@@ -80,7 +80,7 @@ pub(super) fn kind(op: &Op) -> &'static str {
         Op::Intervals { .. } => "interval",
         Op::Series { .. } => "series",
         Op::Polynomial { .. } => "polynomial",
-        Op::LookUp { .. } => "look_up",
+        Op::Piecewise { .. } => "piecewise",
         Op::Alarm { .. } | Op::LiftCheck { .. } => "alarm",
         Op::PublicLinear { .. } => "public_linear",
         Op::Reshare { .. } => "reshare",

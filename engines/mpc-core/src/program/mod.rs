@@ -18,6 +18,7 @@ mod view;
 
 use serde::Serialize;
 use sprint_kernel::packed_len;
+use sprint_kernel::piecewise::Cells;
 use sprint_model::{Calibration, LayerNorm, Linear};
 
 pub(crate) use builder::{Builder, Finish, operands};
@@ -117,10 +118,37 @@ pub(crate) struct Interval {
 /// A truncated Fourier series `Σ_j a_j cos(jωx) + b_j sin(jωx)`, j from 0.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Fourier {
-    /// `log2` of the period in units of the last place of the opened value.
+    /// `multiplier` times the value has a period of `2^period_bits` units of its last place.
     pub(crate) period_bits: u32,
+    pub(crate) multiplier: u64,
     pub(crate) cos: Vec<f64>,
     pub(crate) sin: Vec<f64>,
+}
+
+/// A function by polynomials on cells ([`sprint_kernel::piecewise`]) of a value opened in Z_2^bits, in units of the result's last place.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Pieces {
+    pub(crate) bits: u32,
+    pub(crate) first: u32,
+    pub(crate) octaves: u32,
+    pub(crate) degree: u32,
+    /// `[octaves + 1, width, degree + 1]`.
+    pub(crate) table: Vec<f64>,
+}
+
+impl Pieces {
+    pub(crate) fn cells(&self) -> Cells {
+        let Self { bits, first, octaves, degree, .. } = *self;
+        Cells { bits, first, octaves, degree }
+    }
+
+    /// A table of a power of two of entries below 2^53: constants on cells of one value.
+    #[cfg(test)]
+    pub(crate) fn look_up(entries: &[u64]) -> Self {
+        let (low, high) = entries.split_at(entries.len() / 2);
+        let bits = entries.len().ilog2();
+        Self { bits, first: bits, octaves: 1, degree: 0, table: high.iter().chain(low).map(|x| *x as f64).collect() }
+    }
 }
 
 /// What a node computes. Shapes are in the variants; arrays are flat and row-major.
@@ -269,10 +297,10 @@ pub(crate) enum Op {
         src: NodeId,
         coefficients: Vec<i64>,
     },
-    /// `tables[j][x]` of a value opened unlifted in Z_2^bits, `[tables, elements]`.
-    LookUp {
+    /// A function of a value opened unlifted, by the polynomials of its [`Pieces`].
+    Piecewise {
         src: NodeId,
-        tables: Vec<u32>,
+        pieces: u32,
     },
     /// Another sharing of `x` in Z_2^bits, `x = x̂ - r` with a dealer's mask `r` that one party knows; the other knows `x̂`. Party 0 has the mask of
     /// the first half of the elements ([`Op::half`]), party 1 that of the others. For [`Op::Digits`] and [`Op::Translate`] alone.
@@ -373,7 +401,7 @@ pub struct Program {
     pub(crate) private: Vec<Recipe>,
     pub(crate) vectors: Vec<Vector>,
     pub(crate) fits: Vec<Fourier>,
-    pub(crate) tables: Vec<Vec<u64>>,
+    pub(crate) pieces: Vec<Pieces>,
     pub(crate) inputs: Vec<Input>,
     /// How many bits of each node the program reads.
     #[serde(skip)]

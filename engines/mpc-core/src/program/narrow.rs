@@ -60,7 +60,7 @@ fn reads(op: &Op, needed: u32, read: &mut dyn FnMut(NodeId, u32)) {
         Op::OpenBits { src, .. }
         | Op::Differences { src, .. }
         | Op::Intervals { src, .. }
-        | Op::LookUp { src, .. }
+        | Op::Piecewise { src, .. }
         | Op::Series { src, .. }
         | Op::Digits { src, .. }
         | Op::Boolean { src, .. }

@@ -91,7 +91,7 @@ fn kind(gate: &Gate) -> &'static str {
         Gate::Deal { what, .. } => match what {
             Dealt::Top { .. } => "lift",
             Dealt::Series(_) => "series",
-            Dealt::Keys(_) => "look_up",
+            Dealt::Keys(_) => "piecewise",
             Dealt::Tables(_) => "interval",
             Dealt::Bit { .. } => "bit",
         },

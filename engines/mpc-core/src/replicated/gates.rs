@@ -1,6 +1,6 @@
 //! Gates on a server's shares: products, and functions of a word of which the owner knows one part and both others the other.
 
-use sprint_kernel::{gemm_add, gemm_nt_add, lut, pack, packed_len, unpack, words as kernel};
+use sprint_kernel::{gemm_add, gemm_nt_add, pack, packed_len, piecewise, unpack, words as kernel};
 
 use super::party::{MISSING, ReplicatedParty};
 use super::plan::{Compare, Dealt, Factor, Gate, GateId, dealt_bytes};
@@ -109,19 +109,12 @@ impl ReplicatedParty {
     }
 
     fn make_keys(&self, id: GateId, src: GateId, node: NodeId) -> Result<Messages, MachineError> {
-        let bits = self.index_bits(node)?;
-        let alphas: Wiped<u64> = self.own_part(src).iter().map(|b| b.wrapping_neg() & low(bits)).collect();
+        let cells = self.plan.cells(node).ok_or(MISSING)?;
+        let alphas: Wiped<u64> = self.own_part(src).iter().map(|b| b.wrapping_neg() & low(cells.bits)).collect();
         let roots = [&self.left, &self.right].map(|s| s.roots(id.stream(), 0, alphas.len()));
         let mut keys = Vec::new();
-        lut::generate(bits, &alphas, &roots[0], &roots[1], &mut keys);
+        piecewise::generate(cells, &alphas, &roots[0], &roots[1], &mut keys);
         Ok(Messages { before: keys.clone(), after: keys })
-    }
-
-    fn index_bits(&self, node: NodeId) -> Result<u32, MachineError> {
-        match self.plan.program.node(node).op {
-            Op::LookUp { src, .. } => Ok(self.plan.program.open_bits(src)),
-            _ => Err(MachineError::OutOfStep("not a look-up")),
-        }
     }
 
     /// Elements of each plane of bits.
@@ -135,7 +128,7 @@ impl ReplicatedParty {
 
     fn circle(&self, node: NodeId) -> Result<(Circle, Harmonics), MachineError> {
         match self.plan.program.node(node).op {
-            Op::Series { fit, .. } => Ok((Circle::new(self.plan.program.fits[fit as usize].period_bits), Harmonics::default())),
+            Op::Series { fit, .. } => Ok((Circle::of(&self.plan.program.fits[fit as usize]), Harmonics::default())),
             _ => Err(MachineError::OutOfStep("not a series")),
         }
     }
@@ -258,23 +251,18 @@ impl ReplicatedParty {
         Ok(out)
     }
 
-    pub(super) fn look_up(&self, id: GateId, src: GateId, dealt: GateId) -> Result<Vec<u64>, MachineError> {
+    pub(super) fn piecewise(&self, id: GateId, src: GateId, dealt: GateId) -> Result<Vec<u64>, MachineError> {
         let (role, _) = self.role(dealt)?;
         let Dealt::Keys(node) = self.what(dealt)? else { return Err(MISSING) };
         let program = &self.plan.program;
-        let Op::LookUp { tables, .. } = &program.node(node).op else { return Err(MISSING) };
-        let bits = self.index_bits(node)?;
+        let Op::Piecewise { pieces, .. } = program.node(node).op else { return Err(MISSING) };
+        let pieces = &program.pieces[pieces as usize];
         let mut out = vec![0u64; self.plan.gate(id).len];
         if role != Role::Owner {
             let a = self.part(src, role)?;
-            let tables: Vec<&[u64]> = tables.iter().map(|t| program.tables[*t as usize].as_slice()).collect();
             let (party, streams) = if role == Role::Before { (0, &self.right) } else { (1, &self.left) };
             let roots = streams.roots(dealt.stream(), 0, a.len());
-            let mut found = Wiped::zeros(a.len() * tables.len());
-            lut::eval(party, bits, &roots, self.dealt(dealt)?, &a, &tables, &mut found);
-            for (i, row) in found.chunks_exact(tables.len()).enumerate() {
-                row.iter().enumerate().for_each(|(t, v)| out[t * a.len() + i] = *v);
-            }
+            piecewise::eval(party, pieces.cells(), &roots, self.dealt(dealt)?, &a, &pieces.table, &mut out);
         }
         self.refresh(id, &mut out);
         Ok(out)

@@ -285,7 +285,7 @@ impl ReplicatedParty {
             Gate::MatMul { a, b, node } => Value::Own(self.matmul(*a, *b, *node)?),
             Gate::Lift { src, dealt } => Value::Own(self.lift(id, *src, *dealt)?),
             Gate::Series { src, dealt } => Value::Own(self.series(id, *src, *dealt)?),
-            Gate::LookUp { src, dealt } => Value::Own(self.look_up(id, *src, *dealt)?),
+            Gate::Piecewise { src, dealt } => Value::Own(self.piecewise(id, *src, *dealt)?),
             Gate::Blocks { src, dealt } => Value::Own(self.carry_blocks(id, *src, *dealt)?),
             Gate::Combine { src, compare, blocks } => Value::Own(plan.compares[*compare].combine(self.pair(*src)?, *blocks)),
             Gate::Signs { src, dealt, carries } => Value::Own(self.signs(*src, *dealt, *carries)?),

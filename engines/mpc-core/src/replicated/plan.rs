@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sprint_kernel::{lut, packed_len};
+use sprint_kernel::packed_len;
+use sprint_kernel::piecewise::Cells;
 
 use super::server::{Role, Server};
 use crate::exec::material::blocks;
@@ -69,8 +70,8 @@ pub(crate) enum Gate {
     Lift { src: GateId, dealt: GateId },
     /// A series node, additive.
     Series { src: GateId, dealt: GateId },
-    /// A look-up node, additive.
-    LookUp { src: GateId, dealt: GateId },
+    /// A piecewise node, additive.
+    Piecewise { src: GateId, dealt: GateId },
     /// Generated and propagated carries of each block and bound, XOR-shared planes.
     Blocks { src: GateId, dealt: GateId },
     /// Carries of pairs of neighbouring blocks, XOR-shared planes.
@@ -217,8 +218,8 @@ impl ReplicatedProgram {
             Gate::Reshare { bits, owner, .. } => reshare_bytes(packed_len(bits, node.len), from, owner),
             Gate::ReshareBits { owner, .. } => reshare_bytes(8 * node.len, from, owner),
             Gate::Deal { owner, .. } if owner != from => (0, 0),
-            Gate::Deal { what: Dealt::Keys(look_up), .. } => {
-                let bytes = node.len * self.key_len(look_up);
+            Gate::Deal { what: Dealt::Keys(piecewise), .. } => {
+                let bytes = node.len * self.cells(piecewise).map_or(0, |cells| cells.key_len());
                 (bytes, bytes)
             }
             Gate::Deal { what, .. } => (0, dealt_bytes(&self.dealt_widths(what), node.len)),
@@ -226,10 +227,11 @@ impl ReplicatedProgram {
         }
     }
 
-    fn key_len(&self, look_up: NodeId) -> usize {
-        match self.program.node(look_up).op {
-            Op::LookUp { src, .. } => lut::key_len(self.program.open_bits(src)),
-            _ => 0,
+    /// The cells of a piecewise node.
+    pub(super) fn cells(&self, node: NodeId) -> Option<Cells> {
+        match self.program.node(node).op {
+            Op::Piecewise { pieces, .. } => Some(self.program.pieces[pieces as usize].cells()),
+            _ => None,
         }
     }
 

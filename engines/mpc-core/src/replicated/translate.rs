@@ -175,10 +175,10 @@ impl Translation {
                 let dealt = self.deal(src, Dealt::Series(id), len);
                 self.push(Gate::Series { src, dealt }, len)
             }
-            Op::LookUp { src, .. } => {
+            Op::Piecewise { src, .. } => {
                 let src = self.opened(*src, 0)?;
                 let dealt = self.deal(src, Dealt::Keys(id), self.len(src));
-                self.push(Gate::LookUp { src, dealt }, len)
+                self.push(Gate::Piecewise { src, dealt }, len)
             }
             Op::Polynomial { src, coefficients } => self.polynomial(*src, coefficients, len)?,
             Op::Alarm { .. } | Op::LiftCheck { .. } => return Err(unsupported("mode calibrated")),
@@ -410,7 +410,7 @@ pub(super) fn gate_operands(gate: &Gate, additive: &[Option<GateId>], program: &
         Gate::MatMul { a, b, .. } => vec![*a, *b],
         Gate::Lift { src, dealt }
         | Gate::Series { src, dealt }
-        | Gate::LookUp { src, dealt }
+        | Gate::Piecewise { src, dealt }
         | Gate::Blocks { src, dealt }
         | Gate::Arithmetic { src, dealt } => vec![*src, *dealt],
         Gate::Signs { src, dealt, carries } => vec![*src, *dealt, *carries],

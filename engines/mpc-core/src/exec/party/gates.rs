@@ -1,12 +1,12 @@
-//! Functions of opened values: interval bits, Fourier series, polynomials and tables.
+//! Functions of opened values: interval bits, Fourier series, and polynomials.
 
-use sprint_kernel::{dpf, lut, words as kernel};
+use sprint_kernel::{dpf, piecewise, words as kernel};
 
 use super::Party;
 use crate::exec::circle::{Circle, Harmonics, constant_term};
 use crate::exec::material::{block_bytes, blocks, take, unit_vectors, unit_words};
 use crate::exec::wiped::Wiped;
-use crate::program::{Interval, Node, NodeId, Op};
+use crate::program::{Interval, Node, NodeId, Op, Pieces};
 use crate::{MachineError, MaterialSource};
 
 impl Party {
@@ -70,7 +70,7 @@ impl Party {
         };
         let fit = &self.program.fits[fit as usize];
         let hat = self.hat(src)?;
-        let circle = Circle::new(fit.period_bits);
+        let circle = Circle::of(fit);
         let scale = f64::from(coefficient_bits).exp2();
         let constant = if self.first() { constant_term(fit, coefficient_bits + trig_bits) } else { 0 };
         out.resize(node.len, constant);
@@ -124,27 +124,22 @@ impl Party {
         Ok(out)
     }
 
-    pub(super) fn look_up(
+    pub(super) fn piecewise(
         &self,
         id: NodeId,
         node: &Node,
         src: NodeId,
-        tables: &[u32],
+        pieces: &Pieces,
         material: &mut dyn MaterialSource,
         mut out: Vec<u64>,
     ) -> Result<Vec<u64>, MachineError> {
         let hat = self.hat(src)?;
-        let bits = self.program.open_bits(src);
-        let tables: Vec<&[u64]> = tables.iter().map(|t| self.program.tables[*t as usize].as_slice()).collect();
         out.resize(node.len, 0);
-        for (from, len) in blocks(hat.len()) {
+        for (from, len) in blocks(node.len) {
             let keys = take(material, block_bytes(&self.program, node, len)[self.party.index()])?;
             let roots = self.streams.roots(id, from, len);
-            let mut found = Wiped::zeros(len * tables.len());
-            lut::eval(self.party.index() as u8, bits, &roots, &keys, &hat[from..from + len], &tables, &mut found);
-            for (i, row) in found.chunks_exact(tables.len()).enumerate() {
-                row.iter().enumerate().for_each(|(t, v)| out[t * hat.len() + from + i] = *v);
-            }
+            let (hat, out) = (&hat[from..from + len], &mut out[from..from + len]);
+            piecewise::eval(self.party.index() as u8, pieces.cells(), &roots, &keys, hat, &pieces.table, out);
         }
         Ok(out)
     }

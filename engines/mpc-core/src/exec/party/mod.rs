@@ -171,7 +171,9 @@ impl Party {
             Op::Intervals { src, drop, intervals } => Value::Bits(self.intervals(id, node, *src, *drop, intervals, material)?),
             Op::Series { .. } => Value::Words(self.series(id, node, material, out)?),
             Op::Polynomial { src, coefficients } => Value::Words(self.polynomial(id, node, *src, coefficients, material, out)?),
-            Op::LookUp { src, tables } => Value::Words(self.look_up(id, node, *src, tables, material, out)?),
+            Op::Piecewise { src, pieces } => {
+                Value::Words(self.piecewise(id, node, *src, &self.program.pieces[*pieces as usize], material, out)?)
+            }
             Op::Alarm { src, coins, planes, examples } => Value::Words(self.alarm(*src, *coins, *planes, *examples, out)?),
             Op::LiftCheck { wide, open, ring, examples } => Value::Words(self.lift_check(*wide, *open, *ring, *examples, out)?),
             op => Value::Words(self.local(op, last, program.read[id.index()], out)?),

@@ -4,7 +4,7 @@ use crate::exec::randomness::low;
 use crate::program::Step;
 use crate::{Advance, Dealer, DealerMachine, MachineError, MaterialSource, PartyMachine, WeightMasks};
 
-/// An exponential and a row maximum: every kind of opening.
+/// An exponential, a row maximum and an inverse: every kind of opening, and material for both parties.
 fn mixed(len: usize) -> Bench {
     const F: u32 = 26;
     let mut lowering = Lowering::bare(len);
@@ -12,12 +12,14 @@ fn mixed(len: usize) -> Bench {
     let x = Val { node, ring: 64, f: F };
     let most = lowering.row_maximum(x, 4);
     let exponential = lowering.apply(x, sprint_model::Func::ExpNonPositive, 22).expect("offered");
-    let both = [most.node, exponential.node].map(|id| {
+    let inverse = lowering.smooth(x, |v| 1.0 / v, (-2, 6), (16, 20));
+    let [most, exponential, inverse] = [most.node, exponential.node, inverse.node].map(|id| {
         let part = slice(&mut lowering.b, id, 0, len / 4);
         let opened = open(&mut lowering.b, part, 12, false);
         lift(&mut lowering.b, opened)
     });
-    let output = lowering.b.push(Op::Add(both[0], both[1]), len / 4);
+    let sum = lowering.b.push(Op::Add(most, exponential), len / 4);
+    let output = lowering.b.push(Op::Add(sum, inverse), len / 4);
     Bench::finish(lowering.b, len, 12, output)
 }
 

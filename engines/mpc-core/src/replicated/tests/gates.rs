@@ -1,6 +1,6 @@
 use super::*;
 use crate::exec::local::sign_extend;
-use crate::program::{Form, Fourier, Interval, View};
+use crate::program::{Form, Fourier, Interval, Pieces, View};
 use crate::replicated::party::truncate;
 
 fn form(open: NodeId) -> Form {
@@ -200,7 +200,7 @@ fn differences_of_an_opening_are_compared_under_the_opening_s_deal() {
 #[test]
 fn a_series_is_the_fourier_sum_of_the_value() {
     const TRIG: u32 = 15;
-    let fit = Fourier { period_bits: 13, cos: vec![0.25, -1.5, 0.0, 0.75], sin: vec![0.0, 0.5, 2.0, -0.125] };
+    let fit = Fourier { period_bits: 13, multiplier: 1, cos: vec![0.25, -1.5, 0.0, 0.75], sin: vec![0.0, 0.5, 2.0, -0.125] };
     let values = in_range(13, 5000, 3);
     let bench = Bench::new(values.len(), 40, |b, x| {
         let len = b.len(x);
@@ -220,14 +220,14 @@ fn a_series_is_the_fourier_sum_of_the_value() {
 
 #[test]
 fn tables_are_looked_up_exactly_at_every_index() {
-    let tables = [noise(1, 1 << 7), noise(2, 1 << 7)];
+    let entries: Vec<u64> = noise(1, 1 << 7).iter().map(|w| w >> 12).collect();
     let input: Vec<u64> = (0..1 << 7).collect();
     let bench = Bench::new(input.len(), 64, |b, x| {
         let x = open(b, x, 7, false);
-        let tables = tables.iter().map(|t| b.table(t.clone())).collect();
-        b.push(Op::LookUp { src: x, tables }, 2 << 7)
+        let pieces = b.pieces(Pieces::look_up(&entries));
+        b.push(Op::Piecewise { src: x, pieces }, 1 << 7)
     });
-    assert_eq!(bench.run(&input, 1).words, tables.concat());
+    assert_eq!(bench.run(&input, 1).words, entries);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::replicated::{ReplicatedAdvance, ReplicatedParty, ReplicatedWeights};
 fn mixed(len: usize) -> Bench {
     Bench::new(len, 64, |b, x| {
         let opened = open(b, x, 24, true);
-        let series = Fourier { period_bits: 24, cos: vec![0.0, 1.0], sin: vec![0.0, 0.5] };
+        let series = Fourier { period_bits: 24, multiplier: 1, cos: vec![0.0, 1.0], sin: vec![0.0, 0.5] };
         let fit = b.fit(series);
         let series = b.push(Op::Series { src: opened, fit, coefficient_bits: 15, trig_bits: 15, bits: 32 }, len);
         let series = open(b, series, 32, true);
