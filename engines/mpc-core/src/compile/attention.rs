@@ -56,7 +56,7 @@ impl Lowering {
         Val { node: self.b.push(Op::Gather { src, view }, len), ring: 64, f: Precision::INPUT }
     }
 
-    /// A number near the largest of each row of `columns`: within 2, or on modes `lean` and `three-server` within 1/4 (3/8 on three servers, whose truncation is coarser).
+    /// A number near the largest of each row of `columns`: within 2, or in modes `lean` and `three-server` within 1/4 (3/8 on three servers, whose truncation is coarser).
     ///
     /// The softmax only needs a number near the maximum: it cancels, and the exponent's argument may be as much above 0.
     ///

@@ -39,7 +39,7 @@ pub(crate) enum Dealt {
     Top { from: u32, to: u32 },
     /// Cosines and sines for a series node.
     Series(NodeId),
-    /// A point function for a look-up node.
+    /// Keys of point functions for a piecewise node.
     Keys(NodeId),
     /// Carry tables of a comparison.
     Tables(usize),
